@@ -1,0 +1,61 @@
+"""Randomness as an argument: one CPU stream per image, so a seed means the same picture in any batch."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def fold(seed: int, *names: int | str) -> int:
+    """Derive an independent 63-bit seed from `seed` and any path of names, e.g. `fold(seed, "train", step, image)`.
+
+    A pure function: what a run draws at step k needs no stored state, so a resumed run draws the same.
+    """
+    text = "/".join([str(int(seed)), *map(str, names)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+class NoiseStream:
+    """Independent standard normal and uniform streams, one per image.
+
+    Draws are made on the CPU in float32 whatever the target, so a seed gives the same numbers on every device
+    and at every precision, and image i does not depend on how many others are drawn beside it.
+
+    Args:
+        seeds: one integer in [0, 2**63) per image, in batch order.
+    """
+
+    def __init__(self, seeds: Sequence[int]):
+        self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def normal(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """Standard normals of `shape` = (b, *d), b the number of seeds, with the device and dtype of `like`.
+
+        Raises:
+            ValueError: `shape[0]` is not the number of streams.
+        """
+        return self._stack(torch.randn, shape, like)
+
+    def uniform(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """Uniforms in [0, 1) of `shape` = (b, *d), with the device and dtype of `like`."""
+        return self._stack(torch.rand, shape, like)
+
+    def state(self) -> list[Tensor]:
+        """Opaque state of every stream; `restore` continues from it exactly."""
+        return [generator.get_state() for generator in self._generators]
+
+    def restore(self, state: list[Tensor]) -> None:
+        """Continue from a `state()`, in place."""
+        for generator, saved in zip(self._generators, state, strict=True):
+            generator.set_state(saved)
+
+    def _stack(self, draw, shape: Sequence[int], like: Tensor | None) -> Tensor:
+        if shape[0] != len(self._generators):
+            raise ValueError(f"noise for {shape[0]} images asked of {len(self._generators)} streams; give one seed each")
+        rows = [draw(tuple(shape[1:]), generator=generator) for generator in self._generators]
+        drawn = torch.stack(rows)
+        return drawn if like is None else drawn.to(device=like.device, dtype=like.dtype)

@@ -1,0 +1,59 @@
+"""What a network is conditioned on besides the noise level."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cond:
+    """The conditions of a batch of b images; every field that is not None has b rows.
+
+    Attributes:
+        tokens: text states for cross-attention (b, n, d).
+        mask: which tokens are words rather than padding (b, n), bool. None: all are.
+        pooled: one vector for the whole text (b, p), added to the time embedding. None: not used.
+        channels: pictures in latent resolution (b, c, h, w), concatenated to the network's input: a low-resolution
+            picture, a mask, a depth map. None: not used.
+    """
+
+    tokens: Tensor
+    mask: Tensor | None = None
+    pooled: Tensor | None = None
+    channels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def map(self, change) -> "Cond":
+        """Apply `change: Tensor -> Tensor` to every field that is present, e.g. a move to a device or a row selection."""
+        present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        return replace(self, **{name: change(value) for name, value in present.items()})
+
+
+def concatenate(conds: Sequence[Cond]) -> Cond:
+    """One batch from several, in order. All must have the same fields and token counts.
+
+    Raises:
+        ValueError: a field is present in some and absent in others.
+    """
+    joined: dict[str, Tensor | None] = {}
+    for name in (f.name for f in fields(Cond)):
+        values = [getattr(cond, name) for cond in conds]
+        if any(value is None for value in values) and any(value is not None for value in values):
+            raise ValueError(f"conditions disagree: '{name}' is present in some and absent in others")
+        joined[name] = None if values[0] is None else torch.cat(values)
+    return Cond(**joined)
+
+
+def where(chosen: Tensor, yes: Cond, no: Cond) -> Cond:
+    """Row-wise choice: rows of `yes` where `chosen` (b,) bool, else rows of `no` (caption dropout)."""
+
+    def pick(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        if a is None or b is None:
+            return None
+        return torch.where(chosen.reshape(-1, *([1] * (a.ndim - 1))), a, b)
+
+    return Cond(**{f.name: pick(getattr(yes, f.name), getattr(no, f.name)) for f in fields(Cond)})

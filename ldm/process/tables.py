@@ -1,0 +1,68 @@
+"""A discrete noise schedule as a table of log-SNR nodes, joined by straight lines."""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ldm.core.shapes import LogSNR, PerImage
+
+
+@lru_cache(maxsize=64)
+def logsnr_nodes(betas: tuple[float, ...]) -> tuple[float, ...]:
+    """The T + 1 levels of a table of T betas, at t = 0, 1/T, ..., 1, strictly falling, nats.
+
+    Node j >= 1 is the level after j steps: alpha_bar_j = prod_{i <= j} (1 - beta_i). A table says nothing about
+    t < 1/T; node 0 is put at half the noise-to-signal ratio of node 1 (log 2 nats above it), which keeps every
+    level finite for any T >= 1 and continues a table whose first betas are equal in nearly a straight line.
+
+    Plain floats, so that the cache holds no tensor of some device or tracing mode.
+    """
+    log_alpha_bar, nodes = 0.0, []
+    for beta in betas:
+        log_alpha_bar += math.log1p(-beta)
+        nodes.append(log_alpha_bar - math.log(-math.expm1(log_alpha_bar)))
+    return (nodes[0] + math.log(2.0), *nodes)
+
+
+def check_betas(betas: Sequence[float]) -> None:
+    """Refuse an empty table or a beta outside (0, 1).
+
+    Raises:
+        ValueError: names the first bad beta. beta = 1 (no signal left) is `zero_terminal`'s business.
+    """
+    if not betas:
+        raise ValueError("betas: the table is empty; give at least one beta in (0, 1)")
+    for i, beta in enumerate(betas):
+        if not 0.0 < beta < 1.0:
+            raise ValueError(f"betas[{i}]: {beta} is outside (0, 1); for a noise-only last step use zero_terminal")
+
+
+def level_at(nodes: Sequence[float], t: PerImage) -> LogSNR:
+    """Level at time t in [0, 1], linear between nodes."""
+    table = _like(nodes, t)
+    position = t * (len(nodes) - 1)
+    cell = position.floor().clamp(0, len(nodes) - 2)
+    start, end = table[cell.long()], table[cell.long() + 1]
+    return start + (position - cell) * (end - start)
+
+
+def position_of(nodes: Sequence[float], logsnr: LogSNR) -> PerImage:
+    """Node number of a level, fractional between nodes and an exact integer at them: T times `level_at`'s inverse."""
+    table = _like(nodes, logsnr)
+    cell = (torch.searchsorted(-table, -logsnr.contiguous(), right=True) - 1).clamp(0, len(nodes) - 2)
+    start, end = table[cell], table[cell + 1]
+    return cell + (start - logsnr) / (start - end)
+
+
+def slope_at(nodes: Sequence[float], t: PerImage) -> PerImage:
+    """d logsnr / dt at time t: constant between nodes; at a node, that of the noisier side."""
+    table = _like(nodes, t)
+    cell = (t * (len(nodes) - 1)).floor().clamp(0, len(nodes) - 2).long()
+    return (table[cell + 1] - table[cell]) * (len(nodes) - 1)
+
+
+def _like(nodes: Sequence[float], x: Tensor) -> Tensor:
+    return torch.tensor(nodes, dtype=x.dtype, device=x.device)

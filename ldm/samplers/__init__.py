@@ -1,0 +1,61 @@
+"""Samplers: functions from a denoiser, noise and a grid of levels to a clean latent, found here by name."""
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import torch
+
+from ldm.core.rng import NoiseStream
+from ldm.core.shapes import Latent
+from ldm.denoiser import Denoised
+from ldm.process.grid import TimeGrid
+from ldm.samplers import ancestral, ddim, dpm_solver
+from ldm.samplers.loop import Sampler
+
+SAMPLERS: dict[str, Callable[..., Latent]] = {
+    "ancestral": ancestral.sample,
+    "ddim": ddim.sample,
+    "dpm_solver": dpm_solver.sample,
+}
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """The names of a sampler's own options.
+
+    Raises:
+        ValueError: there is no sampler of that name.
+    """
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler: {name!r} is unknown; {_suggest(name, SAMPLERS)}")
+    parameters = inspect.signature(SAMPLERS[name]).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "on_step")
+
+
+def bind_options(name: str, options: Mapping[str, object]) -> Sampler:
+    """A sampler with its options fixed. They are tried at once, on one number, so that a bad one is refused here.
+
+    Args:
+        name: key of `SAMPLERS`.
+        options: the sampler's own keyword-only options, e.g. {"eta": 0.5}.
+
+    Raises:
+        ValueError: unknown sampler, an option that it does not have, or a value that it refuses.
+    """
+    known = options_of(name)
+    for option in options:
+        if option not in known:
+            raise ValueError(f"sampler {name}: option {option!r} is unknown; {_suggest(option, known)}")
+    bound = partial(SAMPLERS[name], **options)
+    one_step = TimeGrid(torch.tensor([0.0, math.inf], dtype=torch.float64))
+    bound(lambda x_t, logsnr: Denoised(x_t), torch.zeros(1, 1), one_step, NoiseStream([0]))
+    return bound
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}known: {', '.join(names) or 'none'}"

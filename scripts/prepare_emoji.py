@@ -1,0 +1,40 @@
+"""Fetch permissively licensed emoji art and write it as an image folder with captions and splits."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("data/emoji"), help="folder to write (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="downloads (default: %(default)s)")
+    parser.add_argument("--styles", nargs="+", metavar="STYLE", help="art styles (default: five of the eight)")
+    parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="decides what is held out (default: %(default)s)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = parse()
+    from ldm.data.emoji.prepare import prepare  # after parsing, so that --help is instant
+    from ldm.data.emoji.report import table
+    from ldm.data.emoji.styles import DEFAULT_STYLES
+
+    try:
+        summary = prepare(
+            out=options.out,
+            cache=options.cache,
+            styles=options.styles or DEFAULT_STYLES,
+            size=options.size,
+            seed=options.seed,
+        )
+    except ValueError as error:
+        print(f"prepare_emoji: {error}", file=sys.stderr)
+        return 2
+    print(table(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
