@@ -1,0 +1,55 @@
+"""Train stage 1 to its end and write the bundle."""
+
+from pathlib import Path
+
+import lightning
+
+from autoencoder.build import save_autoencoder
+from autoencoder.config import AutoencoderConfig
+from autoencoder.data import train_loader, val_loader
+from autoencoder.module import AutoencoderTraining
+from autoencoder.stats import MomentsMeter
+from ldm.core.config_io import dump_yaml
+from ldm.core.trainer import LAST, make_trainer, steps_done
+from ldm.data.folder import FolderSpec, ImageFolder
+
+BUNDLE = "autoencoder.safetensors"
+
+
+def fit(config: AutoencoderConfig, out: Path) -> Path:
+    """Train, resuming from `out` where a checkpoint is there; returns the bundle's path.
+
+    The moments of the latents are measured over the whole training set with the averaged weights.
+
+    Raises:
+        ValueError: the data or a checkpoint cannot be used, or the loss stopped being finite.
+    """
+    lightning.seed_everything(config.seed, verbose=False)
+    done = steps_done(out)
+    loaders = train_loader(config, done), val_loader(config)
+    module = AutoencoderTraining(config)
+    trainer = make_trainer(
+        out, steps=config.optim.steps, precision=config.precision, validate_every=config.validate_every
+    )
+    (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    trainer.fit(module, *loaders, ckpt_path=str(out / LAST) if done else None)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    trainer.save_checkpoint(out / LAST)
+    return export(module, config, out / BUNDLE)
+
+
+def export(module: AutoencoderTraining, config: AutoencoderConfig, path: Path) -> Path:
+    """Write the averaged weights with the latent moments of the training set as a bundle."""
+    import torch
+
+    meter = MomentsMeter(config.model.latent_channels)
+    folder = ImageFolder(FolderSpec(path=config.data.train, size=config.data.size))
+    with module.ema.applied(), torch.inference_mode():
+        model = module.model.eval().float()
+        for start in range(0, len(folder), 64):
+            rows = range(start, min(start + 64, len(folder)))
+            images = torch.stack([folder[i].image for i in rows]).to(module.device)
+            meter.update(model.encode(images))
+        save_autoencoder(path, config, model, meter.moments())
+    return path

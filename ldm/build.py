@@ -1,0 +1,147 @@
+"""From a configuration, or a model folder, to objects: the only composition root."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from autoencoder.build import load_autoencoder
+from ldm.codec import IdentityCodec, LatentStats, ScaledCodec
+from ldm.config import CodecSpec, RunConfig, SampleSpec
+from ldm.core.bundle import BundleError, load_bundle, save_bundle
+from ldm.core.config_io import ConfigError, from_dict, to_dict
+from ldm.denoiser import NetDenoiser
+from ldm.nets.cond import Cond
+from ldm.nets.text import TextEncoder, build_text
+from ldm.nets.unet import UNet
+from ldm.process.grid import TimeGrid, spaced
+from ldm.process.schedule import Schedule
+from ldm.samplers import bind_options
+from ldm.samplers.loop import Sampler
+
+LDM, AUTOENCODER = "ldm.safetensors", "autoencoder.safetensors"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything that drawing and measuring need.
+
+    Attributes:
+        config: what it was built from.
+        denoise: the network as a function (x_t, logsnr, cond) -> Denoised.
+        schedule: level as a function of time.
+        codec: pictures to latents and back.
+        text: captions to conditions.
+        sha256: content hash of the stage-2 weights; "" for a model that was not loaded from a file.
+    """
+
+    config: RunConfig
+    denoise: NetDenoiser
+    schedule: Schedule
+    codec: ScaledCodec | IdentityCodec
+    text: TextEncoder
+    sha256: str = ""
+
+    def to(self, device: torch.device | str) -> "Model":
+        """The same model with all weights on `device`."""
+        self.denoise.to(device)
+        self.codec.to(device)
+        self.text.to(device)  # type: ignore[attr-defined]
+        return self
+
+    def condition(self, captions: Sequence[str]) -> Cond:
+        """The text encoder's states of `captions`."""
+        return self.text(list(captions))
+
+
+def build_denoiser(config: RunConfig) -> NetDenoiser:
+    """The network of a configuration, with random weights from torch's global generator, as a denoiser."""
+    net = UNet(config.net).to(memory_format=torch.channels_last)
+    return NetDenoiser(net, config.prediction.kind, config.prediction.scaling, config.schedule.timesteps)
+
+
+def build_codec(spec: CodecSpec, where: Path) -> tuple[ScaledCodec | IdentityCodec, str]:
+    """The frozen autoencoder that `spec` names, at the scale of stage 2, and its content hash.
+
+    Args:
+        spec: a relative path is looked for in `where`.
+
+    Raises:
+        BundleError: the file is missing, damaged or of another kind.
+    """
+    if not spec.path:
+        return IdentityCodec(), "identity"
+    model, moments, sha256 = load_autoencoder(where / spec.path)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stats = LatentStats(moments.mean, moments.std) if spec.scale is None else LatentStats((0.0,), (1 / spec.scale,))
+    return ScaledCodec(model, stats), sha256
+
+
+def build_sampler(spec: SampleSpec) -> Sampler:
+    """The sampler with its options bound.
+
+    Raises:
+        ValueError: unknown sampler or option; the message lists the known.
+    """
+    return bind_options(spec.sampler, spec.options)
+
+
+def build_grid(spec: SampleSpec, schedule: Schedule) -> TimeGrid:
+    """Exactly `spec.steps` levels.
+
+    Raises:
+        ValueError: steps outside 1 to the schedule's T.
+    """
+    return spaced(schedule, spec.steps, spec.spacing)
+
+
+def load_model(path: str | Path) -> Model:
+    """A model folder (`ldm.safetensors` beside `autoencoder.safetensors`), ready to draw.
+
+    Raises:
+        BundleError: a file is missing, damaged, pickled, of another kind, or the two do not belong together.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such model folder; it holds {LDM} and {AUTOENCODER}")
+    bundle = load_bundle(folder / LDM)
+    try:
+        config = from_dict(RunConfig, bundle.config)
+    except ConfigError as error:
+        raise BundleError(f"{folder / LDM}: not a model of this version ({error})") from error
+    codec, sha256 = build_codec(config.codec, folder)
+    if sha256 != bundle.meta.get("autoencoder"):
+        raise BundleError(f"{folder / AUTOENCODER}: not the autoencoder that {LDM} was trained with (content hash)")
+    denoise = build_denoiser(config)
+    try:
+        denoise.net.load_state_dict({name: w.float() for name, w in bundle.weights.items()})
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise BundleError(f"{folder / LDM}: the tensors do not fit the configuration ({first})") from error
+    text = build_text(config.text, text_root(config, folder))
+    return Model(config, denoise.eval().requires_grad_(False), config.schedule, codec, text, bundle.sha256)
+
+
+def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], autoencoder: Path) -> str:
+    """Write a model folder: the network in bfloat16 and its autoencoder in float16; returns the content hash.
+
+    Raises:
+        BundleError: the autoencoder's file cannot be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    bundle = load_bundle(autoencoder)
+    half = {name: w.half() if w.is_floating_point() else w for name, w in bundle.weights.items()}
+    sha256 = save_bundle(folder / AUTOENCODER, bundle.config, half, **bundle.meta)
+    stored = replace(config, codec=replace(config.codec, path=AUTOENCODER))
+    narrow = {name: w.bfloat16() for name, w in weights.items()}
+    return save_bundle(folder / LDM, to_dict(stored), narrow, autoencoder=sha256)
+
+
+def text_root(config: RunConfig, folder: Path) -> Path:
+    """Where the text encoder's relative path starts: the first of the model folder, the folder two above it, the
+    working folder and this package's own checkout that holds it."""
+    bundle = getattr(config.text, "bundle", "")
+    places = [folder, folder.parent.parent, Path.cwd(), Path(__file__).resolve().parent.parent]
+    return next((place for place in places if (place / bundle).exists()), places[-1])

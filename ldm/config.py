@@ -1,0 +1,135 @@
+"""One stage-2 run as one value: the same that builds the model for training, fine-tuning and inference."""
+
+from dataclasses import dataclass, field
+
+from ldm.core.optim import OptimSpec
+from ldm.nets.text import ClipSpec, SentenceSpec
+from ldm.nets.unet import UNetSpec
+from ldm.process.grid import Spacing
+from ldm.process.prediction import EDM as EDMScaling
+from ldm.process.prediction import VP, Kind
+from ldm.process.schedule import Cosine, LinearBeta, LinearLogSNR, ScaledLinearBeta, Sigmoid, Tabulated
+from ldm.process.times import LogNormal, LowDiscrepancy, Uniform
+from ldm.process.weights import EDM, Elbo, MinSNR, SigmoidWeight, SimpleEps, SimpleV, SoftMinSNR
+from ldm.process.zero_terminal import ZeroTerminal
+
+ScheduleSpec = Cosine | Sigmoid | LinearLogSNR | LinearBeta | ScaledLinearBeta | Tabulated | ZeroTerminal
+WeightSpec = MinSNR | SoftMinSNR | SimpleEps | SimpleV | Elbo | EDM | SigmoidWeight
+TimesSpec = LowDiscrepancy | Uniform | LogNormal
+TextSpec = SentenceSpec | ClipSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecSpec:
+    """Which autoencoder the latents belong to.
+
+    Attributes:
+        path: bundle of stage 1; "" for diffusion in pixel space.
+        scale: one factor for all latents instead of the measured moments, e.g. Stable Diffusion's 0.18215.
+    """
+
+    path: str = "runs/autoencoder/autoencoder.safetensors"
+    scale: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSpec:
+    """What the network predicts and how its input and output are scaled.
+
+    Attributes:
+        kind: noise, clean latent, score or v.
+        scaling: coefficients around the network.
+    """
+
+    kind: Kind = "v"
+    scaling: VP | EDMScaling = field(default_factory=VP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSpec:
+    """How pictures are drawn where the user does not say.
+
+    Attributes:
+        sampler: a name of `ldm.samplers.SAMPLERS`.
+        options: its options.
+        steps: network evaluations along the path.
+        spacing: how the levels are spread.
+        scale: classifier-free guidance, the lecture's gamma; 1 is the plain conditional model.
+        size: side of the picture, pixels.
+    """
+
+    sampler: str = "dpm_solver"
+    options: dict[str, float | str] = field(default_factory=dict)
+    steps: int = 20
+    spacing: Spacing = "trailing"
+    scale: float = 3.0
+    size: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Pictures and captions for stage 2.
+
+    Attributes:
+        train: folder of training pictures.
+        val: folder of held-out pictures, for the validation loss.
+        size: side of the squares, pixels.
+        batch: pictures per step.
+        views: how many (caption, background) views of a picture the cache holds.
+        drop_caption: share of captions replaced by the empty one, for classifier-free guidance.
+        cache: folder of cached latents and text states.
+    """
+
+    train: str = "data/emoji/train"
+    val: str = "data/emoji/heldout_cells"
+    size: int = 128
+    batch: int = 32
+    views: int = 4
+    drop_caption: float = 0.1
+    cache: str = "runs/cache"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_caption <= 1:
+            raise ValueError(f"drop_caption: {self.drop_caption} is outside [0, 1]; it is a share of the captions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a stage-2 run; saved, resolved, with its weights.
+
+    Attributes:
+        codec: the autoencoder.
+        schedule: level as a function of time; net, loss, sampler and likelihood all use this one.
+        net: shape of the U-Net.
+        text: the text encoder.
+        prediction: what the network predicts.
+        loss: weight of the levels.
+        times: how training levels are drawn.
+        sample: defaults of drawing.
+        data: pictures and captions.
+        optim: optimiser, learning rate and length.
+        precision: Lightning's name, e.g. "bf16-mixed" or "32-true".
+        validate_every: steps between validations.
+        seed: of initial weights, order of the data and noise.
+    """
+
+    codec: CodecSpec = field(default_factory=CodecSpec)
+    schedule: ScheduleSpec = field(default_factory=Cosine)
+    net: UNetSpec = field(default_factory=UNetSpec)
+    text: TextSpec = field(default_factory=SentenceSpec)
+    prediction: PredictionSpec = field(default_factory=PredictionSpec)
+    loss: WeightSpec = field(default_factory=lambda: MinSNR(gamma=5.0))
+    times: TimesSpec = field(default_factory=LowDiscrepancy)
+    sample: SampleSpec = field(default_factory=SampleSpec)
+    data: DataSpec = field(default_factory=DataSpec)
+    optim: OptimSpec = field(default_factory=OptimSpec)
+    precision: str = "bf16-mixed"
+    validate_every: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.prediction.kind in ("eps", "score") and isinstance(self.schedule, ZeroTerminal):
+            raise ValueError(
+                f"prediction.kind: '{self.prediction.kind}' says nothing where the schedule ends in pure noise "
+                f"(zero_terminal); use 'v' or 'x0'"
+            )

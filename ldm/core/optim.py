@@ -1,0 +1,63 @@
+"""The optimiser and its learning rate as one typed value, shared by both stages."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimSpec:
+    """AdamW with warm-up, a plateau, and a linear decay to zero at the end.
+
+    A plateau (rather than a cosine) lets a run be lengthened, and resumed, without having been planned for it.
+
+    Attributes:
+        lr: learning rate of the plateau.
+        betas: AdamW's moments.
+        weight_decay: on matrices and kernels only; norms and biases are not decayed.
+        warmup: steps of linear warm-up.
+        steps: steps in all.
+        decay: share of the steps, at the end, over which the rate falls linearly to zero.
+        clip: largest norm of the gradient.
+        ema: decay of the weights' moving average.
+    """
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    warmup: int = 100
+    steps: int = 10_000
+    decay: float = 0.2
+    clip: float = 1.0
+    ema: float = 0.999
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps: {self.steps}; a run has at least 1")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"decay: {self.decay} is outside [0, 1]; it is a share of the steps")
+        if self.lr <= 0:
+            raise ValueError(f"lr: {self.lr} must be above 0")
+
+    def factor(self, step: int) -> float:
+        """Multiplier of `lr` at `step` = 0, 1, ...: up, flat, down to zero at `steps`."""
+        up = (step + 1) / max(self.warmup, 1)
+        down = (self.steps - step) / max(self.decay * self.steps, 1.0)
+        return max(0.0, min(1.0, up, down))
+
+
+def adamw(module: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters of `module`, decaying only those with two axes or more."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, fused=True)
+
+
+def scheduled(optimizer: torch.optim.Optimizer, spec: OptimSpec) -> dict:
+    """What Lightning's `configure_optimizers` returns: the optimiser and its rate, advanced every step."""
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, spec.factor)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,131 @@
+"""Latents and text states computed once: a training step then runs nothing but the denoiser.
+
+The cache keeps the mean and variance of q(z | x), not a draw, so that every epoch sees fresh posterior noise. It is
+one safetensors file, named by a hash of everything it depends on.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ldm.core.bundle import write_atomically
+from ldm.core.gaussian import Gaussian
+from ldm.core.rng import fold
+from ldm.core.shapes import Image
+from ldm.data.folder import ImageFolder
+from ldm.data.position import Draw
+
+Batch = dict[str, Tensor]
+ENCODED_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """What fills a cache; `key` changes whenever either would give other numbers.
+
+    Attributes:
+        image: pictures (b, 3, h, w) to q(z | x).
+        text: captions to (tokens (b, n, d), mask (b, n), pooled (b, p)).
+        key: hashes or names of both.
+    """
+
+    image: Callable[[Image], Gaussian]
+    text: Callable[[Sequence[str]], tuple[Tensor, Tensor, Tensor]]
+    key: tuple[str, ...]
+
+
+class LatentCache(Dataset[Batch]):
+    """`views` views of every picture of a folder as posterior moments and text states.
+
+    Item i is view i % views of picture i // views: a dictionary of mean, var (c, h, w), tokens (n, d), mask (n,),
+    pooled (p,).
+
+    Args:
+        folder: the pictures.
+        encoders: autoencoder and text encoder.
+        views: views per picture; with 1, the plain one (own caption, white ground).
+        directory: where the file is kept; made if missing.
+        seed: of the views.
+        progress: wraps the iteration over batches, e.g. tqdm.
+
+    Raises:
+        ValueError: an encoder gave a value that is not finite, or a cached file is damaged.
+        OSError: the directory cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: ImageFolder,
+        encoders: Encoders,
+        *,
+        views: int,
+        directory: str | Path,
+        seed: int,
+        progress: Callable[[Any], Any] = iter,
+    ):
+        directory = Path(directory)
+        key = _key(folder, encoders, views, seed)
+        path = directory / f"latents-{key}.safetensors"
+        if not path.is_file():
+            directory.mkdir(parents=True, exist_ok=True)
+            draws = [Draw(i, fold(seed, "view", i, v)) if views > 1 else i for i in range(len(folder)) for v in range(views)]
+            write_atomically(path, save(_encode(folder, draws, encoders, progress)))
+        try:
+            self._tensors = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: the cache is damaged ({error}); remove it, it will be made again") from error
+
+    def __len__(self) -> int:
+        return len(self._tensors["caption"])
+
+    def __getitem__(self, index: int) -> Batch:
+        caption = self._tensors["caption"][index]
+        item = {name: self._tensors[name][index].float() for name in ("mean", "var")}
+        item |= {name: self._tensors[name][caption] for name in ("tokens", "mask", "pooled")}
+        return item
+
+
+def _encode(folder: ImageFolder, draws: Sequence[Draw | int], encoders: Encoders, progress: Any) -> dict[str, Tensor]:
+    means, variances, captions = [], [], []
+    for rows in progress(list(_chunks(draws))):
+        samples = [folder[draw] for draw in rows]
+        posterior = encoders.image(torch.stack([s.image for s in samples]))
+        means.append(posterior.mean.half().cpu())
+        variances.append(posterior.var.half().cpu())
+        captions += [s.caption for s in samples]
+    distinct = sorted(set(captions))
+    states = [encoders.text(chunk) for chunk in progress(list(_chunks(distinct)))]
+    tokens, mask, pooled = (torch.cat([s[part].cpu() for s in states]) for part in range(3))
+    position = {caption: i for i, caption in enumerate(distinct)}
+    found = {
+        "mean": torch.cat(means),
+        "var": torch.cat(variances),
+        "tokens": tokens.half(),
+        "mask": mask,
+        "pooled": pooled.half(),
+        "caption": torch.tensor([position[caption] for caption in captions]),
+    }
+    for name, tensor in found.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"latent cache: '{name}' has values that are not finite; nothing was cached")
+    return found
+
+
+def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), ENCODED_AT_ONCE):
+        yield items[start : start + ENCODED_AT_ONCE]
+
+
+def _key(folder: ImageFolder, encoders: Encoders, views: int, seed: int) -> str:
+    rows = [[str(r.path), r.path.stat().st_size, r.path.stat().st_mtime_ns, dict(r.columns)] for r in folder.records]
+    parts = [list(encoders.key), folder.spec.size, views, seed, rows]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]

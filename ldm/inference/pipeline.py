@@ -1,0 +1,126 @@
+"""From prompts to pictures: text, noise, path, guided denoiser, sampler, decoder. One pipeline for every task."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from ldm.build import Model, build_grid, build_sampler
+from ldm.config import SampleSpec
+from ldm.core.rng import NoiseStream
+from ldm.core.shapes import Image
+from ldm.guidance.free import classifier_free
+from ldm.process.grid import Spacing
+from ldm.samplers.loop import OnStep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to draw. A field that is None is the model's own default.
+
+    Attributes:
+        prompts: one per picture.
+        seeds: one per picture; a seed gives the same picture in any batch.
+        negative: what to move away from; "" is the unconditional model.
+        steps: network evaluations along the path, 1 to the schedule's T.
+        scale: classifier-free guidance, the lecture's gamma: 0 ignores the prompt, 1 is the plain conditional model,
+            more pushes away from `negative`.
+        sampler: a name of `ldm.samplers.SAMPLERS`.
+        spacing: how the levels are spread.
+        height, width: pixels, divisible by the model's latent factor and what its U-Net needs.
+        batch: pictures computed together; changes memory and speed, not the pictures.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    negative: str = ""
+    steps: int | None = None
+    scale: float | None = None
+    sampler: str | None = None
+    spacing: Spacing | None = None
+    height: int | None = None
+    width: int | None = None
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        if not self.prompts or len(self.prompts) != len(self.seeds):
+            raise ValueError(f"seeds: {len(self.seeds)} for {len(self.prompts)} prompts; give one seed for each prompt")
+        if self.batch < 1:
+            raise ValueError(f"batch: {self.batch}; at least 1 picture is computed at a time")
+
+
+def resolve(model: Model, request: Request) -> SampleSpec:
+    """The model's defaults with what the request changes.
+
+    Raises:
+        ValueError: guidance scale is negative.
+    """
+    changes = {name: getattr(request, name) for name in ("steps", "scale", "sampler", "spacing")}
+    spec = replace(model.config.sample, **{name: value for name, value in changes.items() if value is not None})
+    if request.sampler is not None and request.sampler != model.config.sample.sampler:
+        spec = replace(spec, options={})
+    if spec.scale < 0:
+        raise ValueError(f"scale: {spec.scale} is negative; 0 ignores the prompt, 1 follows it, 3 to 8 exaggerate it")
+    return spec
+
+
+def txt2img(
+    model: Model, request: Request, *, dtype: torch.dtype = torch.bfloat16, on_step: OnStep | None = None
+) -> Image:
+    """Draw `request.prompts`.
+
+    Args:
+        model: from `load_model`.
+        request: what to draw.
+        dtype: precision of the network and the decoder; levels and latents stay float32.
+        on_step: told of every step of every batch.
+
+    Returns:
+        Pictures (b, 3, height, width) on the CPU, float32, in [-1, 1].
+
+    Raises:
+        ValueError: steps, size or scale are not possible, or the result is not finite in float32 either.
+    """
+    spec = resolve(model, request)
+    shape = _latent_shape(model, request.height or spec.size, request.width or spec.size)
+    grid, sample = build_grid(spec, model.schedule), build_sampler(spec)
+    device = next(model.denoise.parameters()).device
+    pictures = []
+    for start in range(0, len(request.prompts), request.batch):
+        rows = slice(start, start + request.batch)
+        prompts, noise = request.prompts[rows], NoiseStream(request.seeds[rows])
+        with torch.inference_mode(), autocast(device, dtype):
+            cond = model.condition(prompts)
+            null = model.condition([request.negative] * len(prompts))
+            guided = classifier_free(model.denoise, cond, null, spec.scale)
+            x = noise.normal((len(prompts), *shape), like=torch.empty(0, device=device))
+            z = sample(guided, x, grid, noise, on_step=on_step)
+        pictures.append(_decode(model, z, dtype))
+    return torch.cat(pictures)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Narrow arithmetic in networks on `device`; float32 switches it off."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def _decode(model: Model, z: torch.Tensor, dtype: torch.dtype) -> Image:
+    """Decode; where narrow arithmetic overflowed, once more in float32, so that no black picture is returned."""
+    decoders: list[Callable[[], torch.autocast]] = [
+        lambda: autocast(z.device, dtype),
+        lambda: autocast(z.device, torch.float32),
+    ]
+    for context in decoders:
+        with torch.inference_mode(), context():
+            image = model.codec.decode(z).float().cpu()
+        if torch.isfinite(image).all():
+            return image.clamp(-1, 1)
+    raise ValueError("the decoder gave values that are not finite, in float32 too; the weights are damaged")
+
+
+def _latent_shape(model: Model, height: int, width: int) -> tuple[int, int, int]:
+    unit = model.codec.factor * 2 ** (len(model.config.net.mult) - 1)
+    for name, side in (("height", height), ("width", width)):
+        if side < unit or side % unit:
+            raise ValueError(f"{name}: {side} is not possible with this model; give a multiple of {unit} pixels")
+    return model.codec.latent_shape(height, width)

@@ -1,0 +1,107 @@
+"""Stage 2 as a Lightning module: wires data, denoiser and loss, and owns no maths."""
+
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from ldm.build import Model
+from ldm.core.ema import Ema
+from ldm.core.gaussian import Gaussian, sample
+from ldm.core.images import grid
+from ldm.core.optim import adamw, scheduled
+from ldm.core.rng import NoiseStream, fold
+from ldm.data.latents import Batch
+from ldm.denoiser import bind
+from ldm.inference.pipeline import Request, txt2img
+from ldm.losses import denoising_loss
+from ldm.nets.cond import Cond, where
+
+LEVELS = 4  # equal parts of t in which the loss is logged
+
+
+class LatentDiffusion(lightning.LightningModule):
+    """Trains and validates the denoiser of a `Model` on cached latents.
+
+    Args:
+        model: built for training; its codec and text encoder stay frozen outside of this module.
+        prompts: drawn at every validation with fixed seeds.
+    """
+
+    def __init__(self, model: Model, prompts: tuple[str, ...] = ()):
+        super().__init__()
+        self.model = model
+        self.denoise = model.denoise
+        self.ema = Ema(model.denoise.net, model.config.optim.ema)
+        self.prompts = prompts
+        with torch.inference_mode():
+            null = model.condition([""])
+        self._null = null.map(lambda tensor: tensor.clone())
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The weighted denoising loss of one noisy copy of every latent of the batch."""
+        config = self.model.config
+        noise = NoiseStream([fold(config.seed, "train", self.global_step)])
+        per_image, t = self._loss(batch, noise, dropped=config.data.drop_caption)
+        loss = per_image.mean()
+        self.log("train/loss", loss, prog_bar=True)
+        self._log_levels("train", per_image.detach(), t)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """The same loss with the averaged weights, fixed noise and every caption kept."""
+        noise = NoiseStream([fold(self.model.config.seed, "val", batch_index)])
+        with self.ema.applied():
+            per_image, t = self._loss(batch, noise, dropped=0.0)
+        self.log("val/loss", per_image.mean(), batch_size=len(per_image), prog_bar=True)
+        self._log_levels("val", per_image, t)
+
+    def on_validation_epoch_end(self) -> None:
+        """Draw the prompts with the averaged weights, through the path that users take."""
+        if not self.prompts or self.logger is None:
+            return
+        with self.ema.applied():
+            images = txt2img(self.model, Request(prompts=self.prompts, seeds=tuple(range(len(self.prompts)))))
+        self.logger.experiment.add_image("samples", grid(images, 4) / 2 + 0.5, self.global_step)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW at the configured rate."""
+        return scheduled(adamw(self.denoise, self.model.config.optim), self.model.config.optim)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """After the optimiser, the average."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the averaged weights."""
+        checkpoint["ema"] = self.ema.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue the averaged weights."""
+        self.ema.load_state_dict(checkpoint["ema"])
+
+    def _loss(self, batch: Batch, noise: NoiseStream, *, dropped: float) -> tuple[Tensor, Tensor]:
+        config, schedule = self.model.config, self.model.schedule
+        b = len(batch["mean"])
+        z = noise.normal((1, *batch["mean"].shape), like=batch["mean"][None])[0]
+        x0 = sample(Gaussian(batch["mean"], batch["var"]), z)
+        eps = noise.normal((1, *x0.shape), like=x0[None])[0]
+        t = config.times.draw(b, noise, schedule).to(x0.device)
+        empty = noise.uniform((1, b))[0].to(x0.device) < dropped
+        null = self._null.map(lambda row: row.to(x0.device).expand(b, *row.shape[1:]))
+        cond = where(empty, null, _cond(batch))
+        weight = config.loss
+        return denoising_loss(bind(self.denoise, cond), x0, eps, schedule(t), weight, schedule.slope(t)), t
+
+    def _log_levels(self, stage: str, per_image: Tensor, t: Tensor) -> None:
+        for part in range(LEVELS):
+            inside = (t >= part / LEVELS) & (t < (part + 1) / LEVELS)
+            mean = (per_image * inside).sum() / inside.sum().clamp(min=1)
+            self.log(f"{stage}/loss_t{part}", mean, batch_size=len(t))
+
+
+def _cond(batch: Batch) -> Cond:
+    pooled = batch["pooled"].float() if batch["pooled"].shape[-1] else None
+    return Cond(tokens=batch["tokens"].float(), mask=batch["mask"], pooled=pooled)

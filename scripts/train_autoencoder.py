@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Train stage 1, the autoencoder, and write it as a bundle. Run again with the same --out to resume."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def main() -> None:
+    """Parse, load the configuration, train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="configs/autoencoder/emoji.yaml", help="YAML file of the run")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. optim.lr=1e-4")
+    parser.add_argument("--out", default="runs/autoencoder", help="folder of checkpoints, logs and the bundle")
+    arguments = parser.parse_args()
+
+    from autoencoder.config import AutoencoderConfig
+    from ldm.core.config_io import load
+
+    config = load(arguments.config, AutoencoderConfig, arguments.set)
+    from autoencoder.fit import fit
+
+    print(fit(config, Path(arguments.out)))
+
+
+if __name__ == "__main__":
+    from ldm.core.command import run
+
+    run(main)

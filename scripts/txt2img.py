@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""Draw pictures from a prompt."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options; everything heavy is imported only after they were read."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--prompt", default="a red apple", help='what to draw, e.g. "rocket, flat twemoji"')
+    p.add_argument("--negative", default="", help="what to move away from")
+    p.add_argument("--model", type=Path, default=Path(__file__).resolve().parent.parent / "models" / "emoji")
+    p.add_argument("--out", type=Path, default=Path("out"), help="folder of the PNGs")
+    p.add_argument("--count", type=int, default=1, help="pictures; picture i has seed + i")
+    p.add_argument("--seed", type=int, default=0, help="0 or more")
+    p.add_argument("--steps", type=int, help="network evaluations along the path")
+    p.add_argument("--scale", type=float, help="classifier-free guidance; 1 is the plain model")
+    p.add_argument("--sampler", help="ancestral, ddim or dpm_solver")
+    p.add_argument("--spacing", help="trailing, leading, linspace, quadratic or uniform_logsnr")
+    p.add_argument("--width", type=int, help="pixels")
+    p.add_argument("--height", type=int, help="pixels")
+    p.add_argument("--batch", type=int, default=8, help="pictures computed together")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    p.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    return p
+
+
+def main() -> None:
+    """Parse, draw, say where the pictures are."""
+    arguments = parser().parse_args()
+    from ldm.inference.command import draw
+
+    for path in draw(arguments):
+        print(path)
+
+
+if __name__ == "__main__":
+    from ldm.core.command import run
+
+    run(main)
