@@ -14,7 +14,7 @@ class LossSpec:
     Attributes:
         reconstruction: the decoder's likelihood.
         kl: weight of the KL term; 1 is the ELBO of the lecture, smaller keeps more detail in the latents.
-        lpips: weight of the perceptual distance (AlexNet). 0: off, and its weights are not needed.
+        lpips: weight of the perceptual distance (AlexNet). 0: it is only measured.
         adversarial: weight of the patch discriminator relative to the reconstruction. 0: off.
         adversarial_start: first step at which the discriminator counts.
     """
@@ -61,6 +61,7 @@ class AutoencoderConfig:
         optim: optimiser, learning rate and length.
         precision: Lightning's name, e.g. "bf16-mixed" or "32-true".
         validate_every: steps between validations.
+        save_every: steps between checkpoints.
         seed: of initial weights, order of the data and noise.
     """
 
@@ -70,4 +71,5 @@ class AutoencoderConfig:
     optim: OptimSpec = field(default_factory=OptimSpec)
     precision: str = "bf16-mixed"
     validate_every: int = 500
+    save_every: int = 200
     seed: int = 0

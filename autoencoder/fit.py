@@ -10,7 +10,7 @@ from autoencoder.data import train_loader, val_loader
 from autoencoder.module import AutoencoderTraining
 from autoencoder.stats import MomentsMeter
 from ldm.core.config_io import dump_yaml
-from ldm.core.trainer import LAST, make_trainer, steps_done
+from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.data.folder import FolderSpec, ImageFolder
 
 BUNDLE = "autoencoder.safetensors"
@@ -22,20 +22,22 @@ def fit(config: AutoencoderConfig, out: Path) -> Path:
     The moments of the latents are measured over the whole training set with the averaged weights.
 
     Raises:
-        ValueError: the data or a checkpoint cannot be used, or the loss stopped being finite.
+        ValueError: the data or a checkpoint cannot be used, or training left the finite numbers.
+        KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
     loaders = train_loader(config, done), val_loader(config)
     module = AutoencoderTraining(config)
     trainer = make_trainer(
-        out, steps=config.optim.steps, precision=config.precision, validate_every=config.validate_every
+        out,
+        steps=config.optim.steps,
+        precision=config.precision,
+        validate_every=config.validate_every,
+        save_every=config.save_every,
     )
     (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
-    trainer.fit(module, *loaders, ckpt_path=str(out / LAST) if done else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    trainer.save_checkpoint(out / LAST)
+    train(trainer, module, loaders, out)
     return export(module, config, out / BUNDLE)
 
 

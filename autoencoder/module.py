@@ -43,22 +43,28 @@ class AutoencoderTraining(lightning.LightningModule):
             self._lpips.append(load_lpips("alex").to(self.device))
         return self._lpips[0]
 
+    def on_train_start(self) -> None:
+        """Load what the first validation needs, so that a missing file is reported now."""
+        self.lpips  # noqa: B018
+
     def training_step(self, batch: Sample, batch_index: int) -> None:
         """One step of the autoencoder and, after its start, of the discriminator."""
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         x = batch.image.to(memory_format=torch.channels_last)
-        loss, x_hat = self._objective(x, batch.index)
+        adversarial = self.global_step >= self.config.loss.adversarial_start
+        loss, x_hat = self._objective(x, adversarial)
         self._step(optimizers[0], loss, self.model)
         self.ema.update()
-        if self.discriminator is not None and self.global_step // 2 >= self.config.loss.adversarial_start:
+        if self.discriminator is not None and adversarial:
             scores = self.discriminator(torch.cat([x, x_hat.detach()])).float()
             real, fake = scores.chunk(2)
-            self._step(optimizers[1], adversarial_terms(real, fake), self.discriminator)
+            # its bare optimiser, so that Lightning's step count stays that of the autoencoder
+            self._step(optimizers[1].optimizer, adversarial_terms(real, fake), self.discriminator)
         for schedule in self._schedules():
             schedule.step()
 
-    def _objective(self, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _objective(self, x: Tensor, adversarial: bool) -> tuple[Tensor, Tensor]:
         loss_spec = self.config.loss
         seeds = [fold(self.config.seed, "posterior", self.global_step, i) for i in range(len(x))]
         noise = NoiseStream(seeds).normal((len(x), *self.model.latent_shape(*x.shape[-2:])), like=x)
@@ -72,7 +78,7 @@ class AutoencoderTraining(lightning.LightningModule):
             distance = perceptual_distance(self.lpips, x, x_hat).mean()
             self.log("train/lpips", distance)
             loss = loss + loss_spec.lpips * distance
-        if self.discriminator is not None and self.global_step // 2 >= loss_spec.adversarial_start:
+        if self.discriminator is not None and adversarial:
             fooling = -self.discriminator(x_hat).float().mean()
             weight = adaptive_weight(loss, fooling, self.model.decoder.conv_out.weight)
             loss = loss + loss_spec.adversarial * weight * fooling

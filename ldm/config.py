@@ -110,6 +110,7 @@ class RunConfig:
         optim: optimiser, learning rate and length.
         precision: Lightning's name, e.g. "bf16-mixed" or "32-true".
         validate_every: steps between validations.
+        save_every: steps between checkpoints.
         seed: of initial weights, order of the data and noise.
     """
 
@@ -125,6 +126,7 @@ class RunConfig:
     optim: OptimSpec = field(default_factory=OptimSpec)
     precision: str = "bf16-mixed"
     validate_every: int = 1000
+    save_every: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:

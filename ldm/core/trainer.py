@@ -1,8 +1,12 @@
 """Lightning's trainer as both stages use it: checkpoints that resume, logs, and a stop at the first bad number."""
 
 import math
+import signal
+import sys
+import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning
@@ -10,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
+from torch.utils.data import DataLoader
 
 LAST = "last.ckpt"
 
@@ -18,26 +23,67 @@ class DivergenceError(ValueError):
     """Training produced a number that is not finite."""
 
 
+class StopRequested(Exception):
+    """Ctrl-C was pressed and the checkpoint is written."""
+
+
 class StopAtBadNumbers(Callback):
-    """Ends training at the first loss that is not finite, before the weights of the last checkpoint are replaced."""
+    """Ends training at the first gradient or loss that is not finite, before it reaches weights or a checkpoint."""
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        """Look at the gradients; a scaler for float16 has infinite ones now and then and skips those steps itself."""
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        if gradients and not torch.isfinite(nn.utils.get_total_norm(gradients)):
+            raise _diverged(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Look at the loss that was just logged."""
         loss = trainer.callback_metrics.get("train/loss")
         if loss is not None and not math.isfinite(float(loss)):
-            name = first_bad_tensor(pl_module)
-            raise DivergenceError(
-                f"step {trainer.global_step}: the loss is {float(loss)}; first tensor that is not finite: {name}; "
-                f"the last good checkpoint is kept, lower optim.lr and run the same command to resume from it"
-            )
+            raise _diverged(trainer, pl_module)
+
+
+class StopAtCtrlC(Callback):
+    """On Ctrl-C the step is finished and a checkpoint written; a second Ctrl-C stops at once."""
+
+    def __init__(self, path: Path):
+        self._path, self._asked = path, False
+        self._before: Any = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Listen for Ctrl-C, which only the main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop if asked to."""
+        if self._asked:
+            trainer.save_checkpoint(self._path)
+            raise StopRequested
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Stop listening."""
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Stop listening."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stderr.write("stopping after this step; Ctrl-C again stops at once\n")
 
 
 class Progress(Callback):
     """One line every `every` steps, for logs that are files."""
 
     def __init__(self, every: int = 50):
-        self.every, self._began, self._first = every, 0.0, 0
-        self._done = 0
+        self.every, self._began, self._done = every, 0.0, 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the clock."""
@@ -78,9 +124,11 @@ def steps_done(out: Path) -> int:
 
 
 def make_trainer(out: Path, *, steps: int, precision: str, validate_every: int, save_every: int = 200) -> Any:
-    """A trainer that writes to `out`: TensorBoard logs and `last.ckpt` every `save_every` steps and on Ctrl-C."""
+    """A trainer that writes to `out`: TensorBoard logs and `last.ckpt`, every `save_every` steps and on Ctrl-C."""
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = ModelCheckpoint(out, save_last=True, save_top_k=0, every_n_train_steps=save_every, enable_version_counter=False)
+    checkpoint = ModelCheckpoint(
+        out, save_last=True, save_top_k=0, every_n_train_steps=save_every, enable_version_counter=False
+    )
     return lightning.Trainer(
         default_root_dir=out,
         accelerator="auto",
@@ -88,7 +136,7 @@ def make_trainer(out: Path, *, steps: int, precision: str, validate_every: int, 
         max_steps=steps,
         precision=precision,  # type: ignore[arg-type]
         logger=TensorBoardLogger(out, name="", version="logs"),
-        callbacks=[checkpoint, StopAtBadNumbers(), Progress()],
+        callbacks=[checkpoint, StopAtBadNumbers(), StopAtCtrlC(out / LAST), Progress()],
         val_check_interval=validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -96,4 +144,37 @@ def make_trainer(out: Path, *, steps: int, precision: str, validate_every: int, 
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+    )
+
+
+def train(trainer: Any, module: Any, loaders: tuple[DataLoader, DataLoader], out: Path) -> None:
+    """Fit `module` to the trainer's last step, from the checkpoint in `out` where there is one, and leave one there.
+
+    Args:
+        trainer: from `make_trainer` with the same `out`.
+        module: a Lightning module.
+        loaders: of training, starting where the checkpoint ends (`steps_done`), and of validation.
+        out: folder of the checkpoint.
+
+    Raises:
+        DivergenceError: a gradient or the loss is not finite.
+        KeyboardInterrupt: Ctrl-C; a checkpoint was written, unless it was pressed twice.
+    """
+    last = out / LAST
+    try:
+        trainer.fit(module, *loaders, ckpt_path=last if last.is_file() else None, weights_only=True)
+    except StopRequested:
+        raise KeyboardInterrupt from None
+    except SystemExit:  # Lightning's answer to KeyboardInterrupt
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    trainer.save_checkpoint(last)
+
+
+def _diverged(trainer: Any, module: nn.Module) -> DivergenceError:
+    return DivergenceError(
+        f"step {trainer.global_step}: training left the finite numbers; first tensor that is not finite: "
+        f"{first_bad_tensor(module)}; the last good checkpoint is kept: lower optim.lr, or look at the data, "
+        f"and run the same command to resume from it"
     )

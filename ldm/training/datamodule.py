@@ -12,6 +12,7 @@ from ldm.core.shapes import Image
 from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import Batch, Encoders, LatentCache
 from ldm.data.position import ResumableSampler
+from ldm.inference.pipeline import autocast
 
 
 def cached(model: Model, path: str, views: int, codec_hash: str) -> LatentCache:
@@ -24,16 +25,20 @@ def cached(model: Model, path: str, views: int, codec_hash: str) -> LatentCache:
 
     config = model.config
     device = next(model.denoise.parameters()).device
+    narrow = torch.bfloat16 if config.precision == "bf16-mixed" else torch.float32
 
     @torch.inference_mode()
     def encode_image(images: Image) -> Gaussian:
-        return model.codec.posterior(images.to(device))
+        with autocast(device, narrow):
+            return model.codec.posterior(images.to(device, memory_format=torch.channels_last))
 
     @torch.inference_mode()
     def encode_text(captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        return fields_of(model, captions)
+        with autocast(device, narrow):
+            tokens, mask, pooled = fields_of(model, captions)
+        return tokens.float(), mask, pooled.float()
 
-    encoders = Encoders(encode_image, encode_text, (codec_hash, repr(config.text)))
+    encoders = Encoders(encode_image, encode_text, (codec_hash, repr(config.text), str(narrow)))
     return LatentCache(
         ImageFolder(FolderSpec(path=path, size=config.data.size)),
         encoders,

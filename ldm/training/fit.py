@@ -7,7 +7,7 @@ import lightning
 from ldm.build import Model, build_codec, build_denoiser, load_model, save_model, text_root
 from ldm.config import RunConfig
 from ldm.core.config_io import dump_yaml
-from ldm.core.trainer import LAST, make_trainer, steps_done
+from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.nets.text import build_text
 from ldm.training.datamodule import cached, train_loader, val_loader
 from ldm.training.module import LatentDiffusion
@@ -33,25 +33,27 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
         init: model folder whose weights a fresh run starts from; its autoencoder must be the configured one.
 
     Raises:
-        ValueError: the data, a checkpoint or the autoencoder cannot be used, or the loss stopped being finite.
+        ValueError: the data, a checkpoint or the autoencoder cannot be used, or training left the finite numbers.
+        KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
     model, codec_hash = _model(config, out)
     if init is not None and not done:
         model.denoise.load_state_dict(load_model(init).denoise.state_dict())
-    train = cached(model, config.data.train, config.data.views, codec_hash)
-    val = cached(model, config.data.val, 1, codec_hash)
+    seen = cached(model, config.data.train, config.data.views, codec_hash)
+    held_out = cached(model, config.data.val, 1, codec_hash)
     module = LatentDiffusion(model, PROMPTS)
     trainer = make_trainer(
-        out, steps=config.optim.steps, precision=config.precision, validate_every=config.validate_every
+        out,
+        steps=config.optim.steps,
+        precision=config.precision,
+        validate_every=config.validate_every,
+        save_every=config.save_every,
     )
     (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
-    loaders = train_loader(train, len(train), config.data.batch, config.seed, done), val_loader(val)
-    trainer.fit(module, *loaders, ckpt_path=str(out / LAST) if done else None)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    trainer.save_checkpoint(out / LAST)
+    loaders = train_loader(seen, len(seen), config.data.batch, config.seed, done), val_loader(held_out)
+    train(trainer, module, loaders, out)
     save_model(out / "model", config, module.ema.weights(), Path(config.codec.path))
     return out / "model"
 

@@ -1,0 +1,214 @@
+"""CLIP's text tower, by open_clip: the encoder of Stable Diffusion 1 and 2, or a small one trained from scratch."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ldm.nets.cond import Cond
+from ldm.nets.sentence import Ids, WordMask, require_captions
+
+# Letters in the longest token of CLIP's vocabulary. Merging letters takes time that grows with the square of a word's
+# length, so a word is read only as far as it can matter.
+LONGEST_TOKEN = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """A CLIP text tower.
+
+    Stable Diffusion 1 is `model="ViT-L-14-quickgelu", pad="eot"`; Stable Diffusion 2 is `model="ViT-H-14",
+    layer="penultimate"`. A small tower to train from scratch sets `width`, `layers`, `heads` and `trainable`.
+
+    Attributes:
+        model: open_clip's name of the architecture. Names with and without "-quickgelu" are different networks.
+        pretrained: open_clip's tag of weights, which are downloaded; None: random weights, or those of a file that
+            the caller loads.
+        layer: which layer's states are the tokens; the final normalisation is applied to either.
+        pooled: whether there is a pooled state: the last layer's at the end mark, normalised.
+        pad: token after the end mark, 0 or the end mark again. The padding carries a summary of the text too.
+        attend: whether the network sees the padding ("all", as in Stable Diffusion) or only the "words".
+        max_tokens: tokens per caption, with the two that mark its ends.
+        width: width of the states; None: as in `model`.
+        layers: transformer layers; None: as in `model`.
+        heads: attention heads; None: as in `model`.
+        trainable: whether the weights are to be trained.
+    """
+
+    kind: Literal["clip"] = "clip"
+    model: str = "ViT-B-32"
+    pretrained: str | None = None
+    layer: Literal["last", "penultimate"] = "last"
+    pooled: bool = False
+    pad: Literal["zero", "eot"] = "zero"
+    attend: Literal["all", "words"] = "all"
+    max_tokens: int = 77
+    width: int | None = None
+    layers: int | None = None
+    heads: int | None = None
+    trainable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 3:
+            raise ValueError(f"max_tokens: {self.max_tokens}; at least 3, for one token and the two end marks")
+        for name, value in self.shape.items():
+            if value < 1:
+                raise ValueError(f"{name}: {value}; at least 1")
+        if self.pretrained and self.shape:
+            raise ValueError(f"pretrained: '{self.pretrained}' has its own {', '.join(self.shape)}; leave them out")
+
+    @property
+    def shape(self) -> dict[str, int]:
+        """What differs from the architecture that `model` names."""
+        given = {"width": self.width, "layers": self.layers, "heads": self.heads}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class ClipEncoder(nn.Module):
+    """Captions to conditions by CLIP's causal text transformer.
+
+    Source: Radford et al. 2021 (arXiv:2103.00020) section 2.4; the last layer as in Rombach et al. 2022
+    (arXiv:2112.10752) and Stable Diffusion 1, the penultimate one as in Stable Diffusion 2.
+    """
+
+    def __init__(self, spec: ClipSpec):
+        """Build the tower; with `spec.pretrained`, download its weights.
+
+        Raises:
+            ValueError: unknown model or tag, a model that is not a plain CLIP, a tag that belongs to the other
+                activation, a shape that is not possible, or a download that failed.
+        """
+        super().__init__()
+        from open_clip import SimpleTokenizer
+
+        text = _text_config(spec)
+        self.tokenizer = SimpleTokenizer(context_length=spec.max_tokens)
+        self.clip: Any = _pretrained(spec) if spec.pretrained else _from_scratch(spec, text)
+        self.width: int = text["width"]
+        self.pooled_width: int | None = self.width if spec.pooled else None
+        self.max_tokens = spec.max_tokens
+        self.trainable = spec.trainable
+        self.pad = self.tokenizer.eot_token_id if spec.pad == "eot" else 0
+        self.attend_all = spec.attend == "all"
+        self.last = text["layers"] - 1
+        self.taken = self.last - (spec.layer == "penultimate")
+        _keep_text_only(self.clip, self.last if spec.pooled else self.taken)
+        self.requires_grad_(spec.trainable)
+
+    def forward(self, captions: Sequence[str]) -> Cond:
+        ids, mask = self.tokenize(captions)
+        device = self.clip.positional_embedding.device
+        return self.encode(ids.to(device), mask.to(device))
+
+    def encode(self, ids: Ids, mask: WordMask) -> Cond:
+        """States of tokenised captions; tensors in, tensors out, so that it compiles."""
+        indices = [self.taken] if self.pooled_width is None else sorted({self.taken, self.last})
+        states: list[Tensor] = self.clip.forward_intermediates(
+            text=ids, text_indices=indices, intermediates_only=True, normalize_intermediates=True
+        )["text_intermediates"]
+        pooled = None
+        if self.pooled_width is not None:
+            end = mask.sum(1, keepdim=True) - 1
+            pooled = states[-1].take_along_dim(end.unsqueeze(-1), dim=1).squeeze(1)
+        return Cond(states[0], None if self.attend_all else mask, pooled)
+
+    def tokenize(self, captions: Sequence[str]) -> tuple[Ids, WordMask]:
+        """Token ids (b, max_tokens), and which of them are not padding; what does not fit is left out.
+
+        Raises:
+            ValueError: one string instead of a list, or a text that is not Unicode.
+        """
+        require_captions(captions)
+        ids = self.tokenizer([" ".join(self._words(caption)) for caption in captions])
+        end = (ids == self.tokenizer.eot_token_id).int().argmax(1, keepdim=True)
+        mask = torch.arange(self.max_tokens) <= end
+        return ids.where(mask, self.pad), mask
+
+    def cut(self, caption: str) -> str:
+        """The words that do not fit, as typed; empty if all do. A word of which only a part fits is cut."""
+        require_captions([caption])
+        room = self.max_tokens - 2
+        words = self._words(caption)
+        if len(self.tokenizer.encode(" ".join(words))) <= room:
+            return ""
+        ends = accumulate(len(self.tokenizer.encode(word)) for word in words)
+        return " ".join(word for word, end in zip(caption.split(), ends, strict=True) if end > room)
+
+    def _words(self, caption: str) -> list[str]:
+        return [word[: self.max_tokens * LONGEST_TOKEN] for word in caption.split()]
+
+
+def _text_config(spec: ClipSpec) -> dict[str, Any]:
+    """open_clip's text configuration of the model, with the shape and length of `spec`."""
+    import open_clip
+
+    config = open_clip.get_model_config(spec.model)
+    if config is None:
+        raise ValueError(f"text.model: open_clip has no '{spec.model}'; open_clip.list_models() names them")
+    text = config["text_cfg"]
+    if config.get("custom_text") or "multimodal_cfg" in config or {"hf_model_name", "hf_tokenizer_name"} & text.keys():
+        raise ValueError(f"text.model: '{spec.model}' has no plain CLIP text tower; use one such as ViT-B-32")
+    if spec.pretrained and spec.max_tokens != text["context_length"]:
+        raise ValueError(f"text.max_tokens: {spec.max_tokens}; pretrained weights need {text['context_length']}")
+    text = text | spec.shape | {"context_length": spec.max_tokens}
+    if text["width"] % text["heads"]:
+        raise ValueError(f"text.heads: {text['heads']} does not divide width {text['width']}")
+    if spec.layer == "penultimate" and text["layers"] < 2:
+        raise ValueError("text.layer: 'penultimate' needs at least 2 layers, and there is 1; use 'last'")
+    return text
+
+
+def _from_scratch(spec: ClipSpec, text: dict[str, Any]) -> nn.Module:
+    """A CLIP with random weights whose picture tower is as small as can be, since it is dropped."""
+    import open_clip
+
+    vision = open_clip.CLIPVisionCfg(layers=1, width=1, head_width=1, patch_size=1, image_size=1)
+    quick_gelu = open_clip.get_model_config(spec.model).get("quick_gelu", False)
+    return open_clip.CLIP(1, vision, open_clip.CLIPTextCfg(**text), quick_gelu=quick_gelu)
+
+
+def _pretrained(spec: ClipSpec) -> nn.Module:
+    """A CLIP with downloaded weights. open_clip itself only warns when the activation is the wrong one."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(spec.model)
+    if spec.pretrained not in tags:
+        raise ValueError(f"text.pretrained: '{spec.pretrained}' is no tag of {spec.model}; known: {', '.join(tags)}")
+    built = open_clip.get_model_config(spec.model).get("quick_gelu", False)
+    trained = open_clip.get_pretrained_cfg(spec.model, spec.pretrained).get("quick_gelu", False)
+    if built != trained:
+        other = f"{spec.model}-quickgelu" if trained else spec.model.removesuffix("-quickgelu")
+        raise ValueError(f"text.model: '{spec.pretrained}' was trained with the other activation; use '{other}'")
+    try:
+        with _without_log():  # of every retry; the error below says it once
+            return open_clip.create_model(spec.model, pretrained=spec.pretrained)
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ValueError(
+            f"text.pretrained: the weights '{spec.pretrained}' of {spec.model} are downloaded once, which failed; "
+            f"go online, or set pretrained to null and load a file ({reason})"
+        ) from error
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _keep_text_only(clip: Any, last: int) -> None:
+    """Drop what the states up to layer `last` do not need: the picture tower, later layers, the projections."""
+    clip.visual = None
+    clip.text_projection = None
+    clip.logit_scale = None
+    clip.logit_bias = None
+    clip.transformer.prune_intermediate_layers([last])

@@ -1,0 +1,63 @@
+"""Captions to conditions: what a text encoder is, and the choice of one by its spec."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from ldm.nets.clip import ClipEncoder, ClipSpec
+from ldm.nets.cond import Cond
+from ldm.nets.sentence import Ids, SentenceEncoder, SentenceSpec, WordMask
+
+__all__ = ["ClipSpec", "SentenceSpec", "TextEncoder", "TextSpec", "build_text"]
+
+TextSpec = SentenceSpec | ClipSpec
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """Captions to conditions. The empty caption "" is a caption, the null condition of classifier-free guidance.
+
+    Attributes:
+        width: of `Cond.tokens`.
+        pooled_width: of `Cond.pooled`; None if there is none.
+        max_tokens: tokens per caption, always the same, so that shapes never change.
+        trainable: whether its weights are to be trained with the network's; else they are frozen.
+    """
+
+    width: int
+    pooled_width: int | None
+    max_tokens: int
+    trainable: bool
+
+    def __call__(self, captions: Sequence[str]) -> Cond:
+        """Conditions of a list of captions, on the device of the weights."""
+        ...
+
+    def encode(self, ids: Ids, mask: WordMask) -> Cond:
+        """Conditions of tokenised captions; tensors in, tensors out, so that it compiles."""
+        ...
+
+    def tokenize(self, captions: Sequence[str]) -> tuple[Ids, WordMask]:
+        """Token ids (b, max_tokens) and which of them are not padding; what does not fit is left out."""
+        ...
+
+    def cut(self, caption: str) -> str:
+        """The words that do not fit, separated by single spaces; empty if all do."""
+        ...
+
+
+def build_text(spec: TextSpec, root: Path = Path()) -> TextEncoder:
+    """The text encoder that `spec` describes.
+
+    Args:
+        spec: a spec of one of the encoders.
+        root: where a relative path in `spec` starts.
+
+    Raises:
+        ValueError: a file is missing or damaged, or a model, tag or option is not possible.
+    """
+    match spec:
+        case SentenceSpec():
+            return SentenceEncoder(spec, root)
+        case ClipSpec():
+            return ClipEncoder(spec)

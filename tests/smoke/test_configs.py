@@ -1,0 +1,53 @@
+"""Every recipe builds; the Stable-Diffusion-shaped ones have exactly its numbers of parameters."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoencoder.config import AutoencoderConfig
+from autoencoder.model import Autoencoder
+from ldm.build import build_denoiser, build_grid, build_sampler
+from ldm.config import RunConfig
+from ldm.core.config_io import ConfigError, from_dict, load, to_dict
+
+ROOT = Path(__file__).parents[2] / "configs"
+RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
+PARAMETERS = {"autoencoder/sd_f8.yaml": 83_653_863, "ldm/sd1.yaml": 859_520_964, "ldm/sd2_v.yaml": 865_910_724}
+
+
+def load_recipe(name: str) -> AutoencoderConfig | RunConfig:
+    return load(ROOT / name, AutoencoderConfig if "autoencoder" in name else RunConfig)
+
+
+def network_of(config: AutoencoderConfig | RunConfig) -> torch.nn.Module:
+    with torch.device("meta"):
+        return Autoencoder(config.model) if isinstance(config, AutoencoderConfig) else build_denoiser(config).net
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_builds(name):
+    config = load_recipe(name)
+    assert from_dict(type(config), to_dict(config)) == config
+    count = sum(p.numel() for p in network_of(config).parameters())
+    assert count == PARAMETERS.get(name, count) > 0
+    if isinstance(config, RunConfig):
+        build_sampler(config.sample)
+        assert len(build_grid(config.sample, config.schedule)) == config.sample.steps
+
+
+def test_the_recipes_with_known_counts_are_there():
+    assert set(PARAMETERS) <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_unknown_key_is_refused_everywhere(name):
+    config = load_recipe(name)
+    tree = to_dict(config)
+    sections = [key for key, value in tree.items() if isinstance(value, dict)]
+    assert sections
+    for section in sections:
+        with pytest.raises(ConfigError, match=rf"config\.{section}\.colour: unknown key"):
+            from_dict(type(config), tree | {section: tree[section] | {"colour": 1}})
+    with pytest.raises(ConfigError, match=r"config\.colour: unknown key"):
+        from_dict(type(config), tree | {"colour": 1})
