@@ -101,4 +101,3 @@ class Middle(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, c, h, w) to the same shape."""
         return self.block2(self.attention(self.block1(x)))
-

@@ -43,10 +43,12 @@ class AutoencoderSpec:
     attention: bool = True
     norm_groups: int = 32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("image_channels", "latent_channels", "channels", "blocks", "patch", "norm_groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not possible; give 1 or more")
+        if self.decoder_channels is not None and self.decoder_channels < 1:
+            raise ValueError(f"decoder_channels: {self.decoder_channels} is not possible; give 1 or more, or null")
         if not self.mult or min(self.mult) < 1:
             raise ValueError(f"mult: {self.mult} is not possible; give at least one multiplier, each 1 or more")
 

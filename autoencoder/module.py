@@ -17,6 +17,7 @@ from ldm.core.ema import Ema
 from ldm.core.images import grid
 from ldm.core.optim import adamw, scheduled
 from ldm.core.rng import NoiseStream, fold
+from ldm.core.trainer import use_rate
 from ldm.data.folder import Sample
 
 
@@ -111,9 +112,10 @@ class AutoencoderTraining(lightning.LightningModule):
             "val/kl_per_dim": self._per_dim(kl),
         }
         self.log_dict(found, batch_size=len(x), prog_bar=True)
-        if batch_index == 0 and self.logger is not None:
+        logger: Any = self.logger
+        if batch_index == 0 and logger is not None:
             pairs = torch.stack([x[:8], x_hat[:8]], 1).flatten(0, 1)
-            self.logger.experiment.add_image("reconstructions", grid(pairs, 4) / 2 + 0.5, self.global_step)
+            logger.experiment.add_image("reconstructions", grid(pairs, 4) / 2 + 0.5, self.global_step)
 
     def on_validation_epoch_end(self) -> None:
         """Log each latent channel's mean and standard deviation."""
@@ -134,8 +136,9 @@ class AutoencoderTraining(lightning.LightningModule):
         checkpoint["ema"] = self.ema.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the averaged weights."""
+        """Continue the averaged weights, at the configured learning rate."""
         self.ema.load_state_dict(checkpoint["ema"])
+        use_rate(checkpoint, self.config.optim)
 
     def _per_dim(self, kl: Tensor) -> Tensor:
         size = self.config.data.size

@@ -54,4 +54,4 @@ class MomentsMeter:
 
 
 def _by_channel(x: Tensor) -> Tensor:
-    return x.detach().transpose(0, 1).flatten(1).double().cpu()
+    return x.detach().transpose(0, 1).flatten(1).cpu().double()  # in this order: not every device has float64

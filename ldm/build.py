@@ -141,7 +141,8 @@ def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], auto
 
 def text_root(config: RunConfig, folder: Path) -> Path:
     """Where the text encoder's relative path starts: the first of the model folder, the folder two above it, the
-    working folder and this package's own checkout that holds it."""
+    working folder and this package's own checkout that holds it.
+    """
     bundle = getattr(config.text, "bundle", "")
     places = [folder, folder.parent.parent, Path.cwd(), Path(__file__).resolve().parent.parent]
     return next((place for place in places if (place / bundle).exists()), places[-1])

@@ -1,6 +1,5 @@
 """What a latent is: the two-method seam through which stage 2 sees stage 1."""
 
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch

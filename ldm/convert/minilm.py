@@ -52,8 +52,8 @@ def from_transformers(theirs: Mapping[str, Tensor], config: BertConfig) -> dict[
     try:
         first_text = theirs["embeddings.token_type_embeddings.weight"][0]
         ours = {
-            "pieces.weight": theirs["embeddings.word_embeddings.weight"],
-            "positions.weight": theirs["embeddings.position_embeddings.weight"][: config.max_positions] + first_text,
+            "pieces": theirs["embeddings.word_embeddings.weight"],
+            "positions": theirs["embeddings.position_embeddings.weight"][: config.max_positions] + first_text,
             "norm.weight": theirs["embeddings.LayerNorm.weight"],
             "norm.bias": theirs["embeddings.LayerNorm.bias"],
         }

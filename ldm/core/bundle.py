@@ -108,6 +108,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+        start = file.read(9)
+    # A safetensors file starts with the length of its header, whose bytes may be anything, and then a brace.
+    if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):
         raise BundleError(f"{path}: a pickled checkpoint, which could run code when opened; convert it to safetensors")

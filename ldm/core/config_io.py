@@ -93,7 +93,11 @@ def _read_tree(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such configuration file")
     if parents and len(parents) > 1:
         raise ConfigError(f"{parents[0]}: 'base' may go one level deep, but {parents[-1]} has a base of its own")
-    tree = _parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a text file in UTF-8") from error
+    tree = _parse_yaml(text, str(path)) or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, got {type(tree).__name__}")
     if "base" not in tree:
@@ -122,8 +126,9 @@ def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in change.items():
         old = result.get(key)
-        same_kind = isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind")
-        result[key] = _merged(old, value) if same_kind and isinstance(old, dict) else value
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind", old.get("kind")) == old.get("kind"):
+            value = _merged(old, value)
+        result[key] = value
     return result
 
 
@@ -183,7 +188,7 @@ def _convert_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
         if len(by_kind) == 1 and "kind" not in value:
             return from_dict(cast(Any, next(iter(by_kind.values()))), value, where)
         kind = value.get("kind")
-        if kind not in by_kind:
+        if not isinstance(kind, str) or kind not in by_kind:
             raise ConfigError(f"{where}.kind: {kind!r}; {_suggest(str(kind), by_kind)}")
         return from_dict(cast(Any, by_kind[kind]), value, where)
     errors = []

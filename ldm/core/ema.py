@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class Ema:
     """Averages the parameters of `module`; buffers are taken as they are.
 
-        decay_k = min(decay, (1 + k) / (10 + k)) after k updates
+        decay_k = min(decay, (1 + k) / (10 + k)) at update k = 1, 2, ...
 
     The warm-up forgets the random start: without it an average over 10,000 steps is still noise after 1,000.
 
@@ -34,7 +34,10 @@ class Ema:
         """Take the present weights into the average."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        live = [p.detach() for _, p in self._trained()]
+        trained = dict(self._trained())
+        # the module may have been moved since it was given to us: a trainer does that
+        self._average = {name: value.to(trained[name].device) for name, value in self._average.items()}
+        live = [trained[name].detach().float() for name in self._average]
         torch._foreach_lerp_(list(self._average.values()), live, 1 - decay)
 
     @contextmanager

@@ -34,9 +34,12 @@ def kl(q: Gaussian, p: Gaussian) -> PerImage:
 
     Source: lecture, "Denoising matching term" (KL of two Gaussians of dimension d).
     """
-    # log1p of the relative difference keeps the result exact when both variances nearly agree.
     excess = (q.var - p.var) / p.var
-    terms = 0.5 * (excess - torch.log1p(excess) + (p.mean - q.mean) ** 2 / p.var)
+    # log1p of the relative difference is exact where both variances nearly agree, but in float32 it is -inf
+    # where var_q / var_p < 1e-8; each form is used only where it is accurate.
+    near = torch.log1p(excess.clamp(min=-0.5))
+    log_ratio = torch.where(excess < -0.5, q.var.log() - p.var.log(), near)
+    terms = 0.5 * (excess - log_ratio + (p.mean - q.mean) ** 2 / p.var)
     return terms.expand(torch.broadcast_shapes(q.mean.shape, p.mean.shape)).flatten(1).sum(1)
 
 
@@ -58,11 +61,11 @@ def discretised_log_prob(g: Gaussian, x: Latent, levels: int = 256) -> PerImage:
     std = g.var.sqrt()
     upper, lower = (x + half - g.mean) / std, (x - half - g.mean) / std
     # Work in the tail where the normal CDF does not round to one: mirror pixels right of the mean.
-    flip = (x > g.mean) & (x < 1 - half)
-    a = torch.where(flip, -lower, upper)
-    b = torch.where(flip, -upper, lower)
-    log_upper = torch.where(x >= 1 - half, torch.zeros_like(a), torch.special.log_ndtr(a))
-    log_lower = torch.special.log_ndtr(b)
-    inside = log_upper + torch.log1p(-torch.exp((log_lower - log_upper).clamp(max=-1e-12)))
-    terms = torch.where(x <= -1 + half, log_upper, inside)
+    flip = x > g.mean
+    log_upper = torch.special.log_ndtr(torch.where(flip, -lower, upper))
+    log_lower = torch.special.log_ndtr(torch.where(flip, -upper, lower))
+    smallest = torch.finfo(log_upper.dtype).tiny
+    inside = log_upper + torch.log(-torch.expm1((log_lower - log_upper).clamp(max=-smallest)))
+    terms = torch.where(x >= 1 - half, torch.special.log_ndtr(-lower), inside)
+    terms = torch.where(x <= -1 + half, torch.special.log_ndtr(upper), terms)
     return terms.flatten(1).sum(1)

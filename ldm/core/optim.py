@@ -59,5 +59,6 @@ def adamw(module: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
 
 def scheduled(optimizer: torch.optim.Optimizer, spec: OptimSpec) -> dict:
     """What Lightning's `configure_optimizers` returns: the optimiser and its rate, advanced every step."""
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, spec.factor)
+    # a plain function, which checkpoints leave out; of a bound method they keep the attributes
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: spec.factor(step))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

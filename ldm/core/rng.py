@@ -1,7 +1,7 @@
 """Randomness as an argument: one CPU stream per image, so a seed means the same picture in any batch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ class NoiseStream:
     and at every precision, and image i does not depend on how many others are drawn beside it.
 
     Args:
-        seeds: one integer in [0, 2**63) per image, in batch order.
+        seeds: one integer in [0, 2**63) per image, in batch order. Torch's CPU generator reads the low 32 bits only:
+            seeds that agree in them give the same stream.
     """
 
     def __init__(self, seeds: Sequence[int]):
@@ -53,9 +54,9 @@ class NoiseStream:
         for generator, saved in zip(self._generators, state, strict=True):
             generator.set_state(saved)
 
-    def _stack(self, draw, shape: Sequence[int], like: Tensor | None) -> Tensor:
+    def _stack(self, draw: Callable[..., Tensor], shape: Sequence[int], like: Tensor | None) -> Tensor:
         if shape[0] != len(self._generators):
-            raise ValueError(f"noise for {shape[0]} images asked of {len(self._generators)} streams; give one seed each")
+            raise ValueError(f"noise for {shape[0]} images asked of {len(self)} streams; give one seed each")
         rows = [draw(tuple(shape[1:]), generator=generator) for generator in self._generators]
         drawn = torch.stack(rows)
         return drawn if like is None else drawn.to(device=like.device, dtype=like.dtype)

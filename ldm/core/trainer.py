@@ -1,6 +1,8 @@
 """Lightning's trainer as both stages use it: checkpoints that resume, logs, and a stop at the first bad number."""
 
+import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -13,14 +15,33 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import nn
 from torch.utils.data import DataLoader
+
+from ldm.core.optim import OptimSpec
 
 LAST = "last.ckpt"
 
 
 class DivergenceError(ValueError):
     """Training produced a number that is not finite."""
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it, so that a killed run never leaves half of one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write, fsync, rename."""
+        partial = Path(f"{path}.part")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 class StopRequested(Exception):
@@ -123,9 +144,20 @@ def steps_done(out: Path) -> int:
         raise ValueError(f"{path}: the checkpoint cannot be read ({error}); remove it to start again") from error
 
 
+def use_rate(checkpoint: dict[str, Any], spec: OptimSpec) -> None:
+    """Let a resumed run learn at the configured rate: without this the checkpoint's would silently win."""
+    for optimizer, schedule in zip(checkpoint["optimizer_states"], checkpoint["lr_schedulers"], strict=True):
+        rate = spec.lr * spec.factor(schedule["last_epoch"])
+        for group in optimizer["param_groups"]:
+            group |= {"lr": rate, "initial_lr": spec.lr}
+        schedule["base_lrs"] = [spec.lr] * len(schedule["base_lrs"])
+        schedule["_last_lr"] = [rate] * len(schedule["base_lrs"])
+
+
 def make_trainer(out: Path, *, steps: int, precision: str, validate_every: int, save_every: int = 200) -> Any:
     """A trainer that writes to `out`: TensorBoard logs and `last.ckpt`, every `save_every` steps and on Ctrl-C."""
     out.mkdir(parents=True, exist_ok=True)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements on stderr
     checkpoint = ModelCheckpoint(
         out, save_last=True, save_top_k=0, every_n_train_steps=save_every, enable_version_counter=False
     )
@@ -136,6 +168,7 @@ def make_trainer(out: Path, *, steps: int, precision: str, validate_every: int, 
         max_steps=steps,
         precision=precision,  # type: ignore[arg-type]
         logger=TensorBoardLogger(out, name="", version="logs"),
+        plugins=[WholeCheckpoints()],
         callbacks=[checkpoint, StopAtBadNumbers(), StopAtCtrlC(out / LAST), Progress()],
         val_check_interval=validate_every,
         check_val_every_n_epoch=None,

@@ -77,7 +77,8 @@ class LatentCache(Dataset[Batch]):
         path = directory / f"latents-{key}.safetensors"
         if not path.is_file():
             directory.mkdir(parents=True, exist_ok=True)
-            draws = [Draw(i, fold(seed, "view", i, v)) if views > 1 else i for i in range(len(folder)) for v in range(views)]
+            shown = [(i, v) for i in range(len(folder)) for v in range(views)]
+            draws = [Draw(i, fold(seed, "view", i, v)) if views > 1 else i for i, v in shown]
             write_atomically(path, save(_encode(folder, draws, encoders, progress)))
         try:
             self._tensors = load_file(path)
@@ -107,8 +108,8 @@ def _encode(folder: ImageFolder, draws: Sequence[Draw | int], encoders: Encoders
     tokens, mask, pooled = (torch.cat([s[part].cpu() for s in states]) for part in range(3))
     position = {caption: i for i, caption in enumerate(distinct)}
     found = {
-        "mean": torch.cat(means),
-        "var": torch.cat(variances),
+        "mean": torch.cat(means).contiguous(),  # a convolution may have left them channels last
+        "var": torch.cat(variances).contiguous(),
         "tokens": tokens.half(),
         "mask": mask,
         "pooled": pooled.half(),

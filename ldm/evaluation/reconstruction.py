@@ -48,9 +48,13 @@ def heldout_views(path: Path, size: int, seed: int, batch: int = 16) -> Iterator
         yield torch.stack(waiting)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def reconstruction_rows(
-    pictures: str, autoencoder: Autoencoder, batches: Iterable[Image], measures: Mapping[str, Measure]
+    pictures: str,
+    autoencoder: Autoencoder,
+    batches: Iterable[Image],
+    measures: Mapping[str, Measure],
+    device: torch.device | None = None,
 ) -> list[Row]:
     """Mean of each measure between pictures and their reconstructions, and the KL term in nats per latent dimension.
 
@@ -59,19 +63,21 @@ def reconstruction_rows(
 
     Args:
         pictures: their name in the table.
-        autoencoder: on the device of the batches.
-        batches: pictures (b, 3, h, w) in [-1, 1].
-        measures: functions of (picture, reconstruction) by the name of their figure.
+        autoencoder: on `device`.
+        batches: pictures (b, 3, h, w) in [-1, 1], on the CPU.
+        measures: functions of (picture, reconstruction) by the name of their figure. They run on the CPU, because one
+            of them may need float64, which some devices lack.
+        device: where to encode and decode; None is the CPU.
 
     Raises:
         ValueError: no pictures.
     """
     values: dict[str, list[PerImage]] = {name: [] for name in [*measures, "KL (nats/dim)"]}
     for x in batches:
-        posterior = autoencoder.encode(x)
-        x_hat = autoencoder.decode(posterior.mean).clamp(-1, 1)
+        posterior = autoencoder.encode(x.to(device))
+        x_hat = autoencoder.decode(posterior.mean).float().clamp(-1, 1).cpu()
         for name, measure in measures.items():
-            values[name].append(measure(x, x_hat).cpu())
+            values[name].append(measure(x, x_hat))
         kl = gaussian.kl(posterior, gaussian.standard_normal_like(posterior.mean))
         values["KL (nats/dim)"].append(kl.cpu() / posterior.mean[0].numel())
     if not values["KL (nats/dim)"]:

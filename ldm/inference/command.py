@@ -5,12 +5,14 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from ldm.build import load_model
 from ldm.core.images import save_png
 from ldm.inference.pipeline import Request, resolve, txt2img
+from ldm.process.grid import Spacing
 from ldm.samplers.loop import Step
 
 LARGEST_SEED = 2**63 - 1
@@ -27,6 +29,8 @@ def draw(options: argparse.Namespace) -> list[Path]:
         raise ValueError(f"--count: {options.count}; at least 1 picture is drawn")
     if not 0 <= options.seed <= LARGEST_SEED - options.count:
         raise ValueError(f"--seed: {options.seed} is outside 0 to 2^63 - 1")
+    if options.spacing is not None and options.spacing not in get_args(Spacing):
+        raise ValueError(f"--spacing: '{options.spacing}' is unknown; use {', '.join(get_args(Spacing))}")
     options.out.mkdir(parents=True, exist_ok=True)
     if not os.access(options.out, os.W_OK):
         raise PermissionError(f"--out: no permission to write into {options.out}")
@@ -80,7 +84,11 @@ def pick_device(name: str) -> torch.device:
     if kind not in there or not there[kind]():
         found = ", ".join(kind for kind, found in there.items() if found())
         raise ValueError(f"--device: '{name}' is not on this machine; there is {found}")
-    return torch.device(name)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device: '{name}' cannot be used ({reason}); try '{kind}'") from error
 
 
 def slug(prompt: str) -> str:

@@ -82,7 +82,8 @@ def txt2img(
         ValueError: steps, size or scale are not possible, or the result is not finite in float32 either.
     """
     spec = resolve(model, request)
-    shape = _latent_shape(model, request.height or spec.size, request.width or spec.size)
+    height, width = (spec.size if side is None else side for side in (request.height, request.width))
+    shape = _latent_shape(model, height, width)
     grid, sample = build_grid(spec, model.schedule), build_sampler(spec)
     device = next(model.denoise.parameters()).device
     pictures = []

@@ -1,7 +1,8 @@
 """What a network is conditioned on besides the noise level."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,8 @@ class Cond:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
-    def map(self, change) -> "Cond":
-        """Apply `change: Tensor -> Tensor` to every field that is present, e.g. a move to a device or a row selection."""
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Cond":
+        """Apply `change` to every field that is present, e.g. a move to a device or a row selection."""
         present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         return replace(self, **{name: change(value) for name, value in present.items()})
 
@@ -39,7 +40,7 @@ def concatenate(conds: Sequence[Cond]) -> Cond:
     Raises:
         ValueError: a field is present in some and absent in others.
     """
-    joined: dict[str, Tensor | None] = {}
+    joined: dict[str, Any] = {}
     for name in (f.name for f in fields(Cond)):
         values = [getattr(cond, name) for cond in conds]
         if any(value is None for value in values) and any(value is not None for value in values):
@@ -51,7 +52,7 @@ def concatenate(conds: Sequence[Cond]) -> Cond:
 def where(chosen: Tensor, yes: Cond, no: Cond) -> Cond:
     """Row-wise choice: rows of `yes` where `chosen` (b,) bool, else rows of `no` (caption dropout)."""
 
-    def pick(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    def pick(a: Tensor | None, b: Tensor | None) -> Any:
         if a is None or b is None:
             return None
         return torch.where(chosen.reshape(-1, *([1] * (a.ndim - 1))), a, b)

@@ -96,7 +96,7 @@ class BertLayer(nn.Module):
 
 
 class Bert(nn.Module):
-    """Word pieces to states, both directions of the text seen at once.
+    """Word pieces to states, both directions of the text seen at once. Its weights come from a file.
 
     Source: Devlin et al. 2018 (arXiv:1810.04805) section 3; the layer is that of Vaswani et al. 2017
     (arXiv:1706.03762). One text at a time, so the table of positions includes the embedding of "first text".
@@ -104,13 +104,14 @@ class Bert(nn.Module):
 
     def __init__(self, config: BertConfig):
         super().__init__()
-        self.pieces = nn.Embedding(config.vocab, config.width)
-        self.positions = nn.Embedding(config.max_positions, config.width)
+        # Not nn.Embedding: its random numbers, which a file replaces, take over a second on the meta device.
+        self.pieces = nn.Parameter(torch.empty(config.vocab, config.width))
+        self.positions = nn.Parameter(torch.empty(config.max_positions, config.width))
         self.norm = nn.LayerNorm(config.width, config.eps)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.layers))
 
     def forward(self, ids: Ids, mask: WordMask) -> Float[Tensor, "b n d"]:
-        x = self.norm(self.pieces(ids) + self.positions.weight[: ids.shape[1]])
+        x = self.norm(F.embedding(ids, self.pieces) + self.positions[: ids.shape[1]])
         for layer in self.layers:
             x = layer(x, mask)
         return x
@@ -156,7 +157,7 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, captions: Sequence[str]) -> Cond:
         ids, mask = self.tokenize(captions)
-        device = self.bert.pieces.weight.device
+        device = self.bert.pieces.device
         return self.encode(ids.to(device), mask.to(device))
 
     def encode(self, ids: Ids, mask: WordMask) -> Cond:

@@ -12,6 +12,7 @@ from ldm.core.gaussian import Gaussian, sample
 from ldm.core.images import grid
 from ldm.core.optim import adamw, scheduled
 from ldm.core.rng import NoiseStream, fold
+from ldm.core.trainer import use_rate
 from ldm.data.latents import Batch
 from ldm.denoiser import bind
 from ldm.inference.pipeline import Request, txt2img
@@ -79,8 +80,9 @@ class LatentDiffusion(lightning.LightningModule):
         checkpoint["ema"] = self.ema.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the averaged weights."""
+        """Continue the averaged weights, at the configured learning rate."""
         self.ema.load_state_dict(checkpoint["ema"])
+        use_rate(checkpoint, self.model.config.optim)
 
     def _loss(self, batch: Batch, noise: NoiseStream, *, dropped: float) -> tuple[Tensor, Tensor]:
         config, schedule = self.model.config, self.model.schedule

@@ -5,7 +5,18 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageDraw
+
+from autoencoder.build import save_autoencoder
+from autoencoder.config import AutoencoderConfig
+from autoencoder.model import Autoencoder
+from autoencoder.stats import LatentMoments
+from ldm.build import build_denoiser, save_model
+from ldm.config import RunConfig
+from ldm.core.config_io import load
+
+ROOT = Path(__file__).parents[2]
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (40, 70, 220), "black": (20, 20, 20)}
 
@@ -32,3 +43,26 @@ def shapes(tmp_path_factory) -> Path:
     make_shapes(root / "train", 24, seed=0)
     make_shapes(root / "val", 8, seed=1)
     return root
+
+
+@pytest.fixture(scope="session")
+def random_autoencoder(tmp_path_factory) -> Path:
+    """The bundle of an untrained autoencoder of the smoke recipe."""
+    config = load(ROOT / "configs/smoke/autoencoder.yaml", AutoencoderConfig)
+    torch.manual_seed(0)
+    moments = LatentMoments(mean=(0.0,) * 4, std=(1.0,) * 4, images=1)
+    path = tmp_path_factory.mktemp("stage1") / "autoencoder.safetensors"
+    save_autoencoder(path, config, Autoencoder(config.model), moments)
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_folder(random_autoencoder, tmp_path_factory) -> Path:
+    """A model folder with the smoke recipe's network, untrained but for noise in the layers that start at zero."""
+    config = load(ROOT / "configs/smoke/ldm.yaml", RunConfig)
+    torch.manual_seed(1)
+    weights = build_denoiser(config).net.state_dict()
+    noisy = {name: w + 0.05 * torch.randn(w.shape) for name, w in weights.items()}
+    folder = tmp_path_factory.mktemp("model")
+    save_model(folder, config, noisy, random_autoencoder)
+    return folder

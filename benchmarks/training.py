@@ -1,0 +1,140 @@
+"""Training throughput of stage 2: ours against the same network in a plain float32 loop.
+
+    python benchmarks/training.py                            # configs/ldm/emoji.yaml, its own batch, 20 steps each
+    python benchmarks/training.py --steps 5 --batch 16 --threads 2
+
+ours:   bf16 autocast, channels-last weights, fused AdamW, and the moving average of the weights.
+plain:  float32, contiguous, AdamW as torch gives it, no moving average.
+
+Both see the same network, loss, gradient clipping, threads and cached batch: posterior moments and text states of the
+recipe's shapes, filled at random, since numbers do not change the time. A step of one follows a step of the other in
+one process, so that whatever else the machine does falls on both. Runs on the CPU, best on an otherwise idle one.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import Tensor, nn
+
+from ldm.build import build_denoiser
+from ldm.config import RunConfig
+from ldm.core.config_io import load
+from ldm.core.ema import Ema
+from ldm.core.gaussian import Gaussian, sample
+from ldm.core.optim import adamw
+from ldm.core.rng import NoiseStream
+from ldm.denoiser import NetDenoiser, bind
+from ldm.losses import denoising_loss
+from ldm.nets.cond import Cond
+from ldm.nets.unet import UNet
+
+WORDS = (4, 12)  # tokens of a caption, from and to
+DOWNSCALE = 16  # pixels per latent position of the shipped autoencoder
+
+
+def random_batch(config: RunConfig, b: int, tokens: int) -> tuple[Gaussian, Cond]:
+    """Posteriors of latents (b, c, h, w) and conditions, as a cache would give them."""
+    side = config.data.size // DOWNSCALE
+    shape, generator = (b, config.net.in_channels, side, side), torch.Generator().manual_seed(0)
+    posterior = Gaussian(torch.randn(shape, generator=generator), torch.full(shape, 0.01))
+    words = torch.randint(*WORDS, (b, 1), generator=generator)
+    cond = Cond(
+        tokens=torch.randn(b, tokens, config.net.context_dim, generator=generator),
+        mask=torch.arange(tokens) < words,
+        pooled=torch.randn(b, config.net.pooled_dim, generator=generator) if config.net.pooled_dim else None,
+    )
+    return posterior, cond
+
+
+def loss_of(config: RunConfig, denoise: NetDenoiser, batch: tuple[Gaussian, Cond]) -> Tensor:
+    """The training loss of one noisy copy of the batch."""
+    posterior, cond = batch
+    noise = NoiseStream([0])
+    x0, eps = (noise.normal((1, *posterior.mean.shape))[0] for _ in range(2))
+    x0 = sample(posterior, x0)
+    t = config.times.draw(len(x0), noise, config.schedule)
+    level, slope = config.schedule(t), config.schedule.slope(t)
+    return denoising_loss(bind(denoise, cond), x0, eps, level, config.loss, slope).mean()
+
+
+def ours(config: RunConfig, batch: tuple[Gaussian, Cond]) -> Callable[[], None]:
+    """One optimiser step as training takes it."""
+    denoise = build_denoiser(config).train()
+    optimizer, ema = adamw(denoise, config.optim), Ema(denoise.net, config.optim.ema)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(config, denoise, batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(denoise.parameters(), config.optim.clip)
+        optimizer.step()
+        ema.update()
+
+    return step
+
+
+def plain(config: RunConfig, batch: tuple[Gaussian, Cond]) -> Callable[[], None]:
+    """One optimiser step as a first loop takes it."""
+    prediction = config.prediction
+    denoise = NetDenoiser(UNet(config.net), prediction.kind, prediction.scaling, config.schedule.timesteps).train()
+    optimizer = torch.optim.AdamW(denoise.parameters(), lr=config.optim.lr)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss_of(config, denoise, batch).backward()
+        nn.utils.clip_grad_norm_(denoise.parameters(), config.optim.clip)
+        optimizer.step()
+
+    return step
+
+
+def interleaved(first: Callable[[], None], second: Callable[[], None], steps: int) -> tuple[list[float], list[float]]:
+    """Seconds of `steps` calls of each, in turn, after one of each that is not counted."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for i in range(steps + 1):
+        for call, kept in zip((first, second), seconds, strict=True):
+            began = time.perf_counter()
+            call()
+            if i:
+                kept.append(time.perf_counter() - began)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default=Path(__file__).resolve().parent.parent / "configs" / "ldm" / "emoji.yaml")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps of each")
+    parser.add_argument("--batch", type=int, help="latents a step (default: the recipe's)")
+    parser.add_argument("--threads", type=int, help="of the CPU (default: torch's choice)")
+    options = parser.parse_args()
+    for name in ("steps", "batch", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name}: {value}; give 1 or more")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    config = load(options.config, RunConfig)
+    b = options.batch or config.data.batch
+    batch = random_batch(config, b, getattr(config.text, "max_tokens", 77))
+    seconds = interleaved(ours(config, batch), plain(config, batch), options.steps)
+    new, old = (statistics.median(times) for times in seconds)
+    size = sum(p.numel() for p in UNet(config.net).parameters()) / 1e6
+    print(f"{size:.1f} M parameters, batch {b}, {torch.get_num_threads()} threads, medians of {options.steps} steps")
+    print(f"ours:  {1e3 * new:8.1f} ms a step, {b / new:6.1f} latents a second")
+    print(f"plain: {1e3 * old:8.1f} ms a step, {b / old:6.1f} latents a second")
+    print(f"ratio: {old / new:.2f}")
+
+
+if __name__ == "__main__":
+    from ldm.core.command import run
+
+    run(main)

@@ -1,0 +1,108 @@
+"""The three things that are measured of a model: its first stage, drawn training concepts, drawn held-out cells.
+
+The pictures' folder is one that `scripts/prepare_emoji.py` writes, or has the same parts: `train`, `heldout_cells`,
+`heldout_concepts`, with the columns concept and style in their metadata. What draws and what compares two pictures
+comes from the caller, so that this room sees neither the pipeline nor the autoencoder's own code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from ldm.codec import IdentityCodec, ScaledCodec
+from ldm.core.shapes import Image
+from ldm.evaluation.gallery import Labelled, labelled_features
+from ldm.evaluation.reconstruction import Autoencoder, Measure, heldout_views, reconstruction_rows
+from ldm.evaluation.report import (
+    Draw,
+    drawn,
+    heldout_cell_rows,
+    one_per_concept,
+    some,
+    trained_concept_rows,
+)
+from ldm.evaluation.table import Row
+
+TRAIN, CELLS, CONCEPTS = "train", "heldout_cells", "heldout_concepts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """On what to measure.
+
+    Attributes:
+        data: folder that holds the parts.
+        size: side of the pictures, pixels.
+        samples: pictures to draw for each table, or as many as the data has concepts or cells.
+        seed: of the choice of concepts, of backgrounds and of the drawn pictures.
+
+    Raises:
+        ValueError: a part is missing, or `samples` is below 2.
+    """
+
+    data: Path
+    size: int
+    samples: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise ValueError(f"samples: {self.samples} pictures; a distance of two sets needs 2 or more")
+        for part in (TRAIN, CELLS, CONCEPTS):
+            if not (self.data / part).is_dir():
+                raise ValueError(f"{self.data / part}: no such folder; `make data` makes it, or choose another data")
+
+
+def measure_autoencoder(
+    plan: Plan, codec: ScaledCodec | IdentityCodec, measures: Mapping[str, Measure], device: torch.device
+) -> list[Row]:
+    """Reconstruction of held-out cells, then of held-out concepts, on white and on a colour.
+
+    The KL term is that of the autoencoder's own latents, before stage 2 rescales them.
+
+    Args:
+        plan: on what.
+        codec: holds the autoencoder.
+        measures: functions of (picture, reconstruction) by the name of their figure, called on the CPU.
+        device: where to encode and decode.
+
+    Raises:
+        ValueError: the model has no autoencoder.
+    """
+    if isinstance(codec, IdentityCodec):
+        raise ValueError("--what autoencoder: this model works on pixels and has none; use --what concepts or heldout")
+    autoencoder = cast(Autoencoder, codec.autoencoder.to(device))
+    rows = []
+    for part, name in ((CELLS, "held-out cells"), (CONCEPTS, "held-out concepts")):
+        views = heldout_views(plan.data / part, plan.size, plan.seed)
+        rows += reconstruction_rows(name, autoencoder, views, measures, device)
+    return rows
+
+
+def measure_concepts(plan: Plan, net: nn.Module, draw: Draw) -> tuple[list[Row], Image]:
+    """Concept accuracy of pictures drawn for training captions, one per concept; the pictures besides.
+
+    Args:
+        plan: on what.
+        net: from `load_feature_net`.
+        draw: the model.
+    """
+    gallery = _part(plan, net, TRAIN)
+    asked = one_per_concept(gallery, plan.samples, plan.seed)
+    images = drawn(draw, asked, plan.seed)
+    return trained_concept_rows(net, images, asked, gallery), images
+
+
+def measure_heldout(plan: Plan, net: nn.Module, draw: Draw) -> tuple[list[Row], Image]:
+    """The same for held-out (concept, style) cells, next to what their real pictures score; the pictures besides."""
+    gallery, cells = _part(plan, net, TRAIN), some(_part(plan, net, CELLS), plan.samples, plan.seed)
+    images = drawn(draw, cells, plan.seed)
+    return heldout_cell_rows(net, images, cells, gallery), images
+
+
+def _part(plan: Plan, net: nn.Module, part: str) -> Labelled:
+    return labelled_features(net, plan.data / part, plan.size)

@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Print the figures of a model: reconstruction of held-out pictures, concept accuracy and distances of drawn ones."""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--model", type=Path, default=ROOT / "models" / "emoji", help="model folder")
+    p.add_argument("--autoencoder", type=Path, help="bundle of stage 1, with --what autoencoder instead of --model")
+    p.add_argument("--data", type=Path, default=ROOT / "data" / "emoji", help="folder of train and heldout_*")
+    p.add_argument("--what", default="all", choices=["autoencoder", "concepts", "heldout", "all"])
+    p.add_argument("--samples", type=int, default=200, help="pictures to draw for each table")
+    p.add_argument("--seed", type=int, default=0, help="of the concepts, backgrounds and drawn pictures")
+    p.add_argument("--steps", type=int, default=20, help="network evaluations along the path")
+    p.add_argument("--scale", type=float, help="classifier-free guidance (default: the model's)")
+    p.add_argument("--size", type=int, help="pixels (default: the model's; 128 with --autoencoder)")
+    p.add_argument("--batch", type=int, default=32, help="pictures drawn together")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    p.add_argument("--grid", type=Path, help="PNG to write: the first 32 drawn pictures of each table")
+    return p
+
+
+def main() -> None:
+    options = parser().parse_args()
+    from autoencoder.metrics import psnr, ssim
+    from autoencoder.perceptual import load_lpips, perceptual_distance
+    from ldm.evaluation.command import evaluate
+    from ldm.inference.command import pick_device, show_progress
+    from ldm.inference.pipeline import Request, txt2img
+
+    def measures():
+        return {"PSNR (dB)": psnr, "SSIM": ssim, "LPIPS (alex)": partial(perceptual_distance, load_lpips("alex"))}
+
+    def painter(model):
+        same = {"steps": options.steps, "scale": options.scale, "batch": options.batch}
+        same |= {"height": options.size, "width": options.size}
+        return lambda prompts, seeds: txt2img(
+            model, Request(prompts=tuple(prompts), seeds=tuple(seeds), **same), on_step=show_progress
+        )
+
+    for text in evaluate(options, pick_device(options.device), measures, painter):
+        print(text, end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    from ldm.core.command import run
+
+    run(main)

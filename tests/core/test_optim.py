@@ -1,0 +1,50 @@
+"""The optimiser and the shape of its learning rate."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ldm.core.optim import OptimSpec, adamw, scheduled
+
+
+def test_the_rate_rises_stays_and_falls_to_zero():
+    spec = OptimSpec(steps=100, warmup=10, decay=0.2)
+    factors = [spec.factor(step) for step in range(101)]
+    assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert factors[9:81] == [1.0] * 72
+    assert factors[80:] == pytest.approx([1 - i / 20 for i in range(21)])
+
+
+@given(st.integers(1, 500), st.integers(0, 600), st.floats(0, 1))
+def test_every_step_of_a_run_learns(steps, warmup, decay):
+    spec = OptimSpec(steps=steps, warmup=warmup, decay=decay)
+    assert all(0 < spec.factor(step) <= 1 for step in range(steps))
+    assert spec.factor(steps) == spec.factor(steps + 9) == 0
+
+
+def test_only_matrices_and_kernels_decay():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Linear(4, 4))
+    module[2].weight.requires_grad_(False)
+    decayed, plain = adamw(module, OptimSpec(weight_decay=0.1)).param_groups
+    assert decayed["weight_decay"] == 0.1 and [p.ndim for p in decayed["params"]] == [4]
+    assert plain["weight_decay"] == 0 and len(plain["params"]) == 4
+
+
+def test_the_schedule_starts_in_the_warm_up():
+    spec = OptimSpec(lr=1e-2, warmup=4)
+    optimizer = adamw(nn.Linear(1, 1), spec)
+    schedule = scheduled(optimizer, spec)["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(5):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    torch.testing.assert_close(torch.tensor(rates), torch.tensor([0.25, 0.5, 0.75, 1.0, 1.0]) * 1e-2)
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", 0), ("decay", 1.5), ("lr", 0.0)])
+def test_impossible_options_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        OptimSpec(**{name: value})

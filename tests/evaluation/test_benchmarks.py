@@ -1,0 +1,49 @@
+"""The benchmarks run, and fail in one line."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def benchmark(name: str) -> dict:
+    return runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"))
+
+
+def test_training_prints_both_and_their_ratio(monkeypatch, capsys):
+    options = ["--config", str(ROOT / "configs/smoke/ldm.yaml"), "--steps", "1", "--batch", "2"]
+    monkeypatch.setattr(sys, "argv", ["training.py", *options])
+    benchmark("training")["main"]()
+    ours, plain, ratio = (float(x) for x in re.findall(r"(?:ours|plain|ratio): +([\d.]+)", capsys.readouterr().out))
+    assert ratio == pytest.approx(plain / ours, rel=0.05)
+
+
+def test_both_loops_start_from_the_same_loss():
+    """Same network, same batch: a new network returns 0, so both losses are that of predicting nothing."""
+    made = benchmark("training")
+    config = made["load"](ROOT / "configs/smoke/ldm.yaml", made["RunConfig"])
+    batch = made["random_batch"](config, 2, 16)
+    kind, scaling = config.prediction.kind, config.prediction.scaling
+    contiguous = made["NetDenoiser"](made["UNet"](config.net), kind, scaling, config.schedule.timesteps)
+    losses = [made["loss_of"](config, net, batch).item() for net in (made["build_denoiser"](config), contiguous)]
+    assert losses[0] == losses[1] > 0
+
+
+def test_calls_alternate_and_the_first_of_each_is_not_counted():
+    calls = []
+    counted = benchmark("training")["interleaved"](lambda: calls.append(1), lambda: calls.append(2), 3)
+    assert calls == [1, 2] * 4 and [len(times) for times in counted] == [3, 3]
+
+
+def test_cold_start_measures_a_process_of_its_own():
+    seconds, megabytes = benchmark("cold_start")["once"]("--help")
+    assert 0 < seconds < 30 and megabytes > 5
+
+
+def test_cold_start_reports_why_the_script_failed():
+    with pytest.raises(ValueError, match="txt2img.py ended with 2: error: nowhere"):
+        benchmark("cold_start")["once"]("--model", "nowhere", "--out", "/tmp")
