@@ -74,7 +74,7 @@ def build_codec(spec: CodecSpec, where: Path) -> tuple[ScaledCodec | IdentityCod
     if not spec.path:
         return IdentityCodec(), "identity"
     model, moments, sha256 = load_autoencoder(where / spec.path)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     stats = LatentStats(moments.mean, moments.std) if spec.scale is None else LatentStats((0.0,), (1 / spec.scale,))
     return ScaledCodec(model, stats), sha256
 

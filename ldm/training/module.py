@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ldm.build import Model
@@ -60,7 +61,7 @@ class LatentDiffusion(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Draw the prompts with the averaged weights, through the path that users take."""
-        if not self.prompts or self.logger is None:
+        if not self.prompts or not isinstance(self.logger, TensorBoardLogger):
             return
         with self.ema.applied():
             images = txt2img(self.model, Request(prompts=self.prompts, seeds=tuple(range(len(self.prompts)))))
