@@ -46,7 +46,7 @@ def test_the_best_learned_scale_is_the_root_mean_square_error():
 
 def test_the_scale_must_be_positive():
     with pytest.raises(ValueError, match="^scale: 0"):
-        ReconstructionSpec(scale=0)
+        ReconstructionSpec(scale=0.0)
 
 
 def test_hinge_loss_is_zero_only_beyond_the_margins():
