@@ -10,8 +10,8 @@ def run(main: Callable[[], None]) -> None:
         main()
     except (ValueError, OSError) as error:
         text = " ".join(str(error).split())
-        print(f"error: {text}", file=sys.stderr)
+        sys.stderr.write(f"error: {text}\n")
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        sys.stderr.write("stopped\n")
         sys.exit(130)

@@ -39,7 +39,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
     cut = model.text.cut(options.prompt)
     if cut:
         shown = cut if len(cut) <= 200 else f"{cut[:200]} ..."
-        print(f"warning: the prompt is too long for this model; not read: {shown}", file=sys.stderr)
+        sys.stderr.write(f"warning: the prompt is too long for this model; not read: {shown}\n")
     request = Request(
         prompts=(options.prompt,) * options.count,
         seeds=tuple(range(options.seed, options.seed + options.count)),

@@ -90,7 +90,7 @@ class ClipEncoder(nn.Module):
         self.tokenizer = SimpleTokenizer(context_length=spec.max_tokens)
         self.clip: Any = _pretrained(spec) if spec.pretrained else _from_scratch(spec, text)
         self.width: int = text["width"]
-        self.pooled_width: int | None = self.width if spec.pooled else None
+        self.pooled_width: int = self.width if spec.pooled else 0
         self.max_tokens = spec.max_tokens
         self.trainable = spec.trainable
         self.pad = self.tokenizer.eot_token_id if spec.pad == "eot" else 0
@@ -107,12 +107,12 @@ class ClipEncoder(nn.Module):
 
     def encode(self, ids: Ids, mask: WordMask) -> Cond:
         """States of tokenised captions; tensors in, tensors out, so that it compiles."""
-        indices = [self.taken] if self.pooled_width is None else sorted({self.taken, self.last})
+        indices = [self.taken] if not self.pooled_width else sorted({self.taken, self.last})
         states: list[Tensor] = self.clip.forward_intermediates(
             text=ids, text_indices=indices, intermediates_only=True, normalize_intermediates=True
         )["text_intermediates"]
         pooled = None
-        if self.pooled_width is not None:
+        if self.pooled_width:
             end = mask.sum(1, keepdim=True) - 1
             pooled = states[-1].take_along_dim(end.unsqueeze(-1), dim=1).squeeze(1)
         return Cond(states[0], None if self.attend_all else mask, pooled)

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ldm.core.bundle import BundleError
@@ -52,7 +51,7 @@ class BertConfig:
         layers: transformer layers.
         width: width of the states.
         heads: attention heads, a divisor of `width`.
-        hidden: width inside the feed-forward layers.
+        feed_forward: width inside the feed-forward layers.
         vocab: word pieces.
         max_positions: longest text, word pieces.
         eps: added to the variance in the layer normalisations.
@@ -62,14 +61,14 @@ class BertConfig:
     layers: int
     width: int
     heads: int
-    hidden: int
+    feed_forward: int
     vocab: int
     max_positions: int
     eps: float
     token_scale: float
 
     def __post_init__(self) -> None:
-        if min(self.layers, self.width, self.heads, self.hidden, self.vocab, self.max_positions) < 1:
+        if min(self.layers, self.width, self.heads, self.feed_forward, self.vocab, self.max_positions) < 1:
             raise ValueError(f"every size must be at least 1; got {self}")
         if self.width % self.heads:
             raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
@@ -84,8 +83,8 @@ class BertLayer(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
         self.out_norm = nn.LayerNorm(config.width, config.eps)
-        self.up = nn.Linear(config.width, config.hidden)
-        self.down = nn.Linear(config.hidden, config.width)
+        self.up = nn.Linear(config.width, config.feed_forward)
+        self.down = nn.Linear(config.feed_forward, config.width)
         self.down_norm = nn.LayerNorm(config.width, config.eps)
 
     def forward(self, x: Float[Tensor, "b n d"], mask: WordMask) -> Float[Tensor, "b n d"]:
@@ -149,7 +148,7 @@ class SentenceEncoder(nn.Module):
             )
         self.max_tokens = spec.max_tokens
         self.width = config.width
-        self.pooled_width: int | None = config.width
+        self.pooled_width = config.width
         self.token_scale = config.token_scale
         self.tokenizer, self.marks = _read_tokenizer(folder / TOKENIZER, config.vocab)
         self.bert = _read_bert(folder / WEIGHTS, config)
@@ -160,10 +159,12 @@ class SentenceEncoder(nn.Module):
         device = self.bert.pieces.device
         return self.encode(ids.to(device), mask.to(device))
 
+    @torch.no_grad()
     def encode(self, ids: Ids, mask: WordMask) -> Cond:
-        """States of tokenised captions; tensors in, tensors out, so that it compiles."""
+        """States of tokenised captions; tensors in, tensors out, so that it compiles. In float32 under autocast too."""
         words = mask.unsqueeze(-1)
-        states = self.bert(ids, mask) * words
+        with torch.autocast(ids.device.type, enabled=False):
+            states = self.bert(ids, mask) * words
         mean = states.sum(1) / words.sum(1)
         return Cond(states * self.token_scale, mask, F.normalize(mean, dim=-1) * self.width**0.5)
 
@@ -221,8 +222,10 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         raise BundleError(f"{path}: not a JSON file ({error})") from error
 
 
-def _read_tokenizer(path: Path, vocab: int) -> tuple[Tokenizer, dict[str, int]]:
-    """The vocabulary, which neither cuts nor pads, and the ids of its marks."""
+def _read_tokenizer(path: Path, vocab: int) -> tuple[Any, dict[str, int]]:
+    """The vocabulary (`tokenizers.Tokenizer`), which neither cuts nor pads, and the ids of its marks."""
+    from tokenizers import Tokenizer
+
     _require_file(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))

@@ -19,13 +19,13 @@ class TextEncoder(Protocol):
 
     Attributes:
         width: of `Cond.tokens`.
-        pooled_width: of `Cond.pooled`; None if there is none.
+        pooled_width: of `Cond.pooled`; 0 if there is none.
         max_tokens: tokens per caption, always the same, so that shapes never change.
         trainable: whether its weights are to be trained with the network's; else they are frozen.
     """
 
     width: int
-    pooled_width: int | None
+    pooled_width: int
     max_tokens: int
     trainable: bool
 

@@ -32,7 +32,7 @@ def test_shapes_are_as_promised(encoder):
     cond = encoder(["", "a red apple", "far too long " * 10])
     assert cond.tokens.shape == (3, encoder.max_tokens, encoder.width)
     assert cond.mask is None or cond.mask.shape == (3, encoder.max_tokens)
-    assert (cond.pooled is None) == (encoder.pooled_width is None)
+    assert (cond.pooled is None) == (encoder.pooled_width == 0)
     assert cond.pooled is None or cond.pooled.shape == (3, encoder.pooled_width)
 
 
