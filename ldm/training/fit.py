@@ -8,7 +8,7 @@ from ldm.build import Model, build_codec, build_denoiser, load_model, save_model
 from ldm.config import RunConfig
 from ldm.core.config_io import dump_yaml
 from ldm.core.trainer import make_trainer, steps_done, train
-from ldm.nets.text import build_text
+from ldm.nets.text import ClipSpec, TextEncoder, build_text
 from ldm.training.datamodule import cached, train_loader, val_loader
 from ldm.training.module import LatentDiffusion
 
@@ -61,4 +61,15 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
 def _model(config: RunConfig, out: Path) -> tuple[Model, str]:
     codec, codec_hash = build_codec(config.codec, Path())
     text = build_text(config.text, text_root(config, out))
+    _check_text(config, text)
     return Model(config, build_denoiser(config), config.schedule, codec, text), codec_hash
+
+
+def _check_text(config: RunConfig, text: TextEncoder) -> None:
+    """The network must fit the encoder, and the encoder must be one that a saved model finds again."""
+    if text.trainable or (isinstance(config.text, ClipSpec) and config.text.pretrained is None):
+        raise ValueError("text: stage 2 trains on cached text states; choose a frozen encoder with trained weights")
+    for field, width in (("context_dim", text.width), ("pooled_dim", text.pooled_width)):
+        if getattr(config.net, field) not in (0, width):
+            found = getattr(config.net, field)
+            raise ValueError(f"net.{field}: {found}, but the text encoder gives {width}; set it to that")
