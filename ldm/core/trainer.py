@@ -101,7 +101,7 @@ class StopAtCtrlC(Callback):
 
 
 class Progress(Callback):
-    """One line every `every` steps, for logs that are files."""
+    """One line every `every` steps where there is no terminal for a progress bar."""
 
     def __init__(self, every: int = 50):
         self.every, self._began, self._done = every, 0.0, 0
@@ -113,7 +113,7 @@ class Progress(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Print step, seconds and what is logged."""
         self._done += 1
-        if self._done % self.every == 0:
+        if self._done % self.every == 0 and not sys.stderr.isatty():
             pace = (time.monotonic() - self._began) / self._done
             shown = {k: f"{float(v):.4f}" for k, v in sorted(trainer.callback_metrics.items()) if "latent" not in k}
             trainer.print(f"step {trainer.global_step} {pace:.2f} s/step", shown, flush=True)
@@ -174,7 +174,7 @@ def make_trainer(out: Path, *, steps: int, precision: str, validate_every: int, 
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=20,
-        enable_progress_bar=False,
+        enable_progress_bar=sys.stderr.isatty(),  # a log file gets the lines of `Progress` instead
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
