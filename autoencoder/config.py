@@ -40,6 +40,10 @@ class AutoencoderDataSpec:
         val: folders of held-out pictures.
         size: side of the squares, pixels.
         batch: pictures per step.
+        crop: side of the random squares cut out of the pictures for training, pixels; null: pictures are taken whole.
+            A small square costs little, so a step sees parts of many pictures. Divisible by the latent factor.
+        whole: share of the steps, at the end, that take pictures whole all the same, so that attention and borders
+            meet their real sizes; fewer pictures each, so that a step costs the same.
         workers: processes that load them. 0: the training process itself.
     """
 
@@ -47,7 +51,15 @@ class AutoencoderDataSpec:
     val: tuple[str, ...] = ("data/emoji/heldout_cells", "data/emoji/heldout_concepts")
     size: int = 128
     batch: int = 16
+    crop: int | None = None
+    whole: float = 0.2
     workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and not 1 <= self.crop <= self.size:
+            raise ValueError(f"crop: {self.crop} is outside 1 to {self.size}, the size of the pictures; or give null")
+        if not 0 <= self.whole <= 1:
+            raise ValueError(f"whole: {self.whole} is outside [0, 1]; it is a share of the steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +85,7 @@ class AutoencoderConfig:
     validate_every: int = 500
     save_every: int = 200
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.data.crop is not None and self.data.crop % self.model.factor:
+            raise ValueError(f"data.crop: {self.data.crop} is not divisible by {self.model.factor}, the latent factor")

@@ -1,5 +1,6 @@
 """Stage 1 as a Lightning module: wires the model, the objective and the measurements, and owns no maths."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder.config import AutoencoderConfig
+from autoencoder.crop import train_view
 from autoencoder.discriminator import PatchDiscriminator
 from autoencoder.losses import Reconstruction, adaptive_weight, adversarial_terms, vae_terms
 from autoencoder.metrics import psnr, ssim
@@ -27,11 +29,14 @@ class AutoencoderTraining(lightning.LightningModule):
     Optimisation is manual because the discriminator, where there is one, has an optimiser of its own.
     """
 
-    def __init__(self, config: AutoencoderConfig):
+    def __init__(self, config: AutoencoderConfig, weights: Mapping[str, Tensor] | None = None):
+        """Build the model of `config`, new or with `weights`."""
         super().__init__()
         self.automatic_optimization = False
         self.config = config
         self.model = Autoencoder(config.model).to(memory_format=torch.channels_last)
+        if weights is not None:
+            self.model.load_state_dict(weights)
         self.reconstruction = Reconstruction(config.loss.reconstruction)
         self.discriminator = PatchDiscriminator() if config.loss.adversarial > 0 else None
         self.ema = Ema(self.model, config.optim.ema)
@@ -52,7 +57,9 @@ class AutoencoderTraining(lightning.LightningModule):
         """One step of the autoencoder and, after its start, of the discriminator."""
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
-        x = batch.image.to(memory_format=torch.channels_last)
+        config, step = self.config, self.global_step
+        x = train_view(batch.image, config.data, step / config.optim.steps, fold(config.seed, "step", step))
+        x = x.to(memory_format=torch.channels_last)
         adversarial = self.global_step >= self.config.loss.adversarial_start
         loss, x_hat = self._objective(x, adversarial)
         self._step(optimizers[0], loss, self.model)
@@ -74,7 +81,9 @@ class AutoencoderTraining(lightning.LightningModule):
         terms = vae_terms(x, x_hat, posterior, self.reconstruction)
         per_value = x[0].numel()
         loss = (terms.recon.mean() + loss_spec.kl * terms.kl.mean()) / per_value
-        self.log_dict({"train/recon": terms.recon.mean() / per_value, "train/kl_per_dim": self._per_dim(terms.kl)})
+        self.log_dict(
+            {"train/recon": terms.recon.mean() / per_value, "train/kl_per_dim": terms.kl.mean() / noise[0].numel()}
+        )
         if loss_spec.lpips > 0:
             distance = perceptual_distance(self.lpips, x, x_hat).mean()
             self.log("train/lpips", distance)
@@ -109,7 +118,7 @@ class AutoencoderTraining(lightning.LightningModule):
             "val/psnr": psnr(x, x_hat).mean(),
             "val/ssim": ssim(x, x_hat).mean(),
             "val/lpips": perceptual_distance(self.lpips, x, x_hat).mean(),
-            "val/kl_per_dim": self._per_dim(kl),
+            "val/kl_per_dim": kl.mean() / posterior.mean[0].numel(),
         }
         self.log_dict(found, batch_size=len(x), prog_bar=True)
         logger: Any = self.logger
@@ -139,11 +148,6 @@ class AutoencoderTraining(lightning.LightningModule):
         """Continue the averaged weights, at the configured learning rate."""
         self.ema.load_state_dict(checkpoint["ema"])
         use_rate(checkpoint, self.config.optim)
-
-    def _per_dim(self, kl: Tensor) -> Tensor:
-        size = self.config.data.size
-        channels, height, width = self.model.latent_shape(size, size)
-        return kl.mean() / (channels * height * width)
 
     def _schedules(self) -> list[Any]:
         found = self.lr_schedulers()

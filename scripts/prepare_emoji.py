@@ -9,7 +9,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("data/emoji"), help="folder to write (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="downloads (default: %(default)s)")
-    parser.add_argument("--styles", nargs="+", metavar="STYLE", help="art styles (default: five of the eight)")
+    parser.add_argument("--styles", nargs="+", metavar="STYLE", help="art styles (default: three of the eight)")
+    parser.add_argument("--groups", nargs="+", metavar="GROUP", help="kinds of things (default: six of the eight)")
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides what is held out (default: %(default)s)")
     return parser.parse_args()
@@ -17,6 +18,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
+    from ldm.data.emoji.names import DEFAULT_GROUPS
     from ldm.data.emoji.prepare import prepare  # after parsing, so that --help is instant
     from ldm.data.emoji.report import table
     from ldm.data.emoji.styles import DEFAULT_STYLES
@@ -26,6 +28,7 @@ def main() -> int:
             out=options.out,
             cache=options.cache,
             styles=options.styles or DEFAULT_STYLES,
+            groups=options.groups or DEFAULT_GROUPS,
             size=options.size,
             seed=options.seed,
         )

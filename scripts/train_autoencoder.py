@@ -14,6 +14,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/autoencoder/emoji.yaml", help="YAML file of the run")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. optim.lr=1e-4")
     parser.add_argument("--out", default="runs/autoencoder", help="folder of checkpoints, logs and the bundle")
+    parser.add_argument("--init", type=Path, help="bundle whose weights a fresh run starts from")
     arguments = parser.parse_args()
 
     from autoencoder.config import AutoencoderConfig
@@ -22,7 +23,7 @@ def main() -> None:
     config = load(arguments.config, AutoencoderConfig, arguments.set)
     from autoencoder.fit import fit
 
-    print(fit(config, Path(arguments.out)))
+    print(fit(config, Path(arguments.out), arguments.init))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,13 @@ def world(tmp_path, monkeypatch):
     """Four small packages in a cache, pinned as the real ones are."""
     cache = tmp_path / "cache"
     entries = [
-        {"label": f"thing {i}", "group": 7, "subgroup": 1, "hexcode": f"{4096 + i:X}", "emoji": chr(4096 + i)}
+        {
+            "label": f"thing {i}",
+            "group": 3 if i < 5 else 7,
+            "subgroup": 1,
+            "hexcode": f"{4096 + i:X}",
+            "emoji": chr(4096 + i),
+        }
         for i in range(COUNT)
     ]
     icons = {f"thing-{i}": {"body": square(i)} for i in range(COUNT)}
@@ -69,7 +75,11 @@ def world(tmp_path, monkeypatch):
         monkeypatch.setitem(
             styles.STYLES, key, styles.Style(package=getattr(packages, name), words=words, layout=layout)
         )
-    return {"out": tmp_path / "out", "cache": cache, "styles": ["noto", "fluent-3d"], "size": 32, "seed": 0}
+    groups = ["animals", "objects"]
+    return {"out": tmp_path / "out", "cache": cache, "styles": ["noto", "fluent-3d"], "groups": groups} | {
+        "size": 32,
+        "seed": 0,
+    }
 
 
 def contents(folder):
@@ -110,6 +120,18 @@ def test_same_seed_same_bytes_and_another_seed_same_pictures(world):
         return sorted((name.split("/", 1)[1], data) for name, data in files.items() if name.endswith(".png"))
 
     assert pictures(other) == pictures(first) and other != first
+
+
+def test_fewer_groups_hold_out_the_same_pictures(world):
+    prepare.prepare(**world)
+    whole = contents(world["out"])
+    summary = prepare.prepare(**{**world, "groups": ["objects"]})
+    part = contents(world["out"])
+    pictures = {name for name in part if name.endswith(".png")}
+    assert pictures == {n for n in whole if n.endswith(".png") and int(n.rsplit("-", 1)[1][:-4]) >= 5}
+    assert summary.concepts == COUNT - 5
+    with pytest.raises(ValueError, match="groups: plants; choose from smileys"):
+        prepare.prepare(**{**world, "groups": ["plants"]})
 
 
 def test_svg_pixels_are_where_they_should_be(world):

@@ -10,6 +10,7 @@ from typing import Any
 GROUPS = (
     "smileys", "people", "component", "animals", "food", "travel", "activities", "objects", "symbols", "flags",
 )  # fmt: skip  # in emojibase's order
+DEFAULT_GROUPS = ("smileys", "animals", "food", "travel", "activities", "objects")  # things that can be drawn from
 ZWJ = "200D"
 
 # Pictures whose whole content is letters or digits, outside the subgroups that hold nothing else.

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from ldm.data.emoji import packages, split
-from ldm.data.emoji.names import Concept, concepts
+from ldm.data.emoji.names import GROUPS, Concept, concepts
 from ldm.data.emoji.rasterise import check_renderer
 from ldm.data.emoji.styles import STYLES, open_style
 
@@ -39,7 +39,7 @@ class Summary:
     corrupt: list[str] = field(default_factory=list)
 
 
-def prepare(*, out: Path, cache: Path, styles: Sequence[str], size: int, seed: int) -> Summary:
+def prepare(*, out: Path, cache: Path, styles: Sequence[str], groups: Sequence[str], size: int, seed: int) -> Summary:
     """Write the data set to `out`, replacing one that this function wrote before.
 
     The layout is that of any user's own data: `out/<split>/metadata.jsonl` with one JSON object a line
@@ -50,6 +50,7 @@ def prepare(*, out: Path, cache: Path, styles: Sequence[str], size: int, seed: i
         out: folder to write.
         cache: folder of downloaded tarballs.
         styles: keys of `STYLES`.
+        groups: of `GROUPS`, the kinds of things to keep. What is held out does not depend on the choice.
         size: side of the pictures, pixels, 8 to 1024.
         seed: decides which pictures are held out.
 
@@ -57,11 +58,11 @@ def prepare(*, out: Path, cache: Path, styles: Sequence[str], size: int, seed: i
         ValueError: an option is out of range, a package cannot be had, the renderer is missing, or `out`
             cannot be written.
     """
-    _check_options(styles, size)
+    _check_options(styles, groups, size)
     check_renderer()
     partial = _start_output(out)
     try:
-        summary = _write_all(partial, cache=cache, styles=styles, size=size, seed=seed)
+        summary = _write_all(partial, cache=cache, styles=styles, groups=groups, size=size, seed=seed)
         _swap(partial, out)
     except OSError as error:
         raise ValueError(f"cannot read or write {error.filename or out}: {error.strerror}") from error
@@ -70,7 +71,7 @@ def prepare(*, out: Path, cache: Path, styles: Sequence[str], size: int, seed: i
     return summary
 
 
-def _check_options(styles: Sequence[str], size: int) -> None:
+def _check_options(styles: Sequence[str], groups: Sequence[str], size: int) -> None:
     if not 8 <= size <= 1024:
         raise ValueError(f"size: {size} is outside 8 to 1024 pixels")
     if not styles:
@@ -80,6 +81,8 @@ def _check_options(styles: Sequence[str], size: int) -> None:
             raise ValueError(f"styles: {style!r} is unknown; choose from {', '.join(STYLES)}")
         if list(styles).count(style) > 1:
             raise ValueError(f"styles: {style!r} is given more than once")
+    if not groups or not set(groups) <= set(GROUPS):
+        raise ValueError(f"groups: {' '.join(groups) or 'none given'}; choose from {', '.join(GROUPS)}")
 
 
 def _start_output(out: Path) -> Path:
@@ -105,7 +108,9 @@ def _swap(new: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_all(out: Path, *, cache: Path, styles: Sequence[str], size: int, seed: int) -> Summary:
+def _write_all(
+    out: Path, *, cache: Path, styles: Sequence[str], groups: Sequence[str], size: int, seed: int
+) -> Summary:
     names = packages.read_json(packages.fetch(packages.EMOJIBASE, cache), "en/data.json")
     keywords = packages.read_json(packages.fetch(packages.EMOJILIB, cache), "dist/emoji-en-US.json")
     wanted, dropped = concepts(names, keywords)
@@ -115,6 +120,7 @@ def _write_all(out: Path, *, cache: Path, styles: Sequence[str], size: int, seed
     splits = split.assign(cells, seed)
     rows: dict[str, list[str]] = {name: [] for name in split.SPLITS}
     by_slug = {c.slug: c for c in wanted}
+    cells = [(slug, style) for slug, style in cells if by_slug[slug].group in groups]
     for slug, style in cells:
         name = splits[slug, style]
         path = out / name / style / f"{slug}.png"
@@ -127,7 +133,9 @@ def _write_all(out: Path, *, cache: Path, styles: Sequence[str], size: int, seed
         (out / name / "metadata.jsonl").write_text("".join(line + "\n" for line in lines))
     summary.concepts = len({slug for slug, _ in cells})
     (out / "CREDITS.md").write_text(credits_text(styles))
-    (out / MARKER).write_text(json.dumps({"styles": list(styles), "size": size, "seed": seed}) + "\n")
+    (out / MARKER).write_text(
+        json.dumps({"styles": list(styles), "groups": list(groups), "size": size, "seed": seed}) + "\n"
+    )
     return summary
 
 

@@ -64,7 +64,7 @@ OLD_NAMES = {
     "red question mark": "question-mark",
     "red exclamation mark": "exclamation-mark",
 }
-DEFAULT_STYLES = ("noto", "twemoji", "fluent-flat", "fluent-3d", "emojione")
+DEFAULT_STYLES = ("twemoji", "fluent-flat", "fluent-3d")
 
 
 def open_style(style: Style, tarball: Path, wanted: list[Concept]) -> dict[str, Draw]:
