@@ -3,13 +3,17 @@
 import random
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from autoencoder.config import AutoencoderDataSpec
 from ldm.core.rng import fold
 from ldm.core.shapes import Image
 
+Cut = Float[Tensor, "n 3 side_h side_w"]  # fewer pictures, or smaller ones
 
-def train_view(images: Image, data: AutoencoderDataSpec, progress: float, seed: int) -> Image:
+
+def train_view(images: Image, data: AutoencoderDataSpec, progress: float, seed: int) -> Cut:
     """What a step trains on: one random square of every picture or, at the end of the run, a few pictures whole.
 
     Args:

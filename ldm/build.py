@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoencoder.build import load_autoencoder
 from ldm.codec import IdentityCodec, LatentStats, ScaledCodec
@@ -14,7 +14,7 @@ from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import ConfigError, from_dict, to_dict
 from ldm.denoiser import NetDenoiser
 from ldm.nets.cond import Cond
-from ldm.nets.text import TextEncoder, build_text
+from ldm.nets.text import ClipSpec, TextEncoder, build_text
 from ldm.nets.unet import UNet
 from ldm.process.grid import TimeGrid, spaced
 from ldm.process.schedule import Schedule
@@ -22,6 +22,7 @@ from ldm.samplers import bind_options
 from ldm.samplers.loop import Sampler
 
 LDM, AUTOENCODER = "ldm.safetensors", "autoencoder.safetensors"
+TEXT = "text."  # begins the names of a trained text encoder's tensors, beside those of the U-Net
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,13 @@ class Model:
         self.codec.to(device)
         self.text.to(device)  # type: ignore[attr-defined]
         return self
+
+    def learned(self) -> nn.ModuleDict:
+        """The networks that training changes: "net" and, where it is trainable, "text"."""
+        parts: dict[str, nn.Module] = {"net": self.denoise.net}
+        if self.text.trainable and isinstance(self.text, nn.Module):
+            parts["text"] = self.text
+        return nn.ModuleDict(parts)
 
     def condition(self, captions: Sequence[str]) -> Cond:
         """The text encoder's states of `captions`."""
@@ -114,18 +122,29 @@ def load_model(path: str | Path) -> Model:
     codec, sha256 = build_codec(config.codec, folder)
     if sha256 != bundle.meta.get("autoencoder"):
         raise BundleError(f"{folder / AUTOENCODER}: not the autoencoder that {LDM} was trained with (content hash)")
-    denoise = build_denoiser(config)
+    spec = config.text
+    if isinstance(spec, ClipSpec) and spec.trainable:
+        spec = replace(spec, pretrained=None)  # the bundle has its weights; nothing is to be downloaded
+    text = build_text(spec, text_root(config, folder))
+    model = Model(config, build_denoiser(config), config.schedule, codec, text, bundle.sha256)
+    learned = model.learned()
     try:
-        denoise.net.load_state_dict({name: w.float() for name, w in bundle.weights.items()})
+        learned.load_state_dict({_module_name(name): w.float() for name, w in bundle.weights.items()})
     except RuntimeError as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise BundleError(f"{folder / LDM}: the tensors do not fit the configuration ({first})") from error
-    text = build_text(config.text, text_root(config, folder))
-    return Model(config, denoise.eval().requires_grad_(False), config.schedule, codec, text, bundle.sha256)
+    learned.eval().requires_grad_(False)
+    return model
 
 
 def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], autoencoder: Path) -> str:
     """Write a model folder: the network in bfloat16 and its autoencoder in float16; returns the content hash.
+
+    Args:
+        folder: made if missing.
+        config: what the model was built from.
+        weights: of `Model.learned()`.
+        autoencoder: the bundle of stage 1 that the latents came from.
 
     Raises:
         BundleError: the autoencoder's file cannot be read.
@@ -135,8 +154,18 @@ def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], auto
     half = {name: w.half() if w.is_floating_point() else w for name, w in bundle.weights.items()}
     sha256 = save_bundle(folder / AUTOENCODER, bundle.config, half, **bundle.meta)
     stored = replace(config, codec=replace(config.codec, path=AUTOENCODER))
-    narrow = {name: w.bfloat16() for name, w in weights.items()}
+    narrow = {_bundle_name(name): w.bfloat16() if w.is_floating_point() else w for name, w in weights.items()}
     return save_bundle(folder / LDM, to_dict(stored), narrow, autoencoder=sha256)
+
+
+def _bundle_name(name: str) -> str:
+    """A tensor of `Model.learned()` as its bundle names it: the U-Net's bare, the text encoder's after `TEXT`."""
+    return name.removeprefix("net.")
+
+
+def _module_name(name: str) -> str:
+    """The inverse of `_bundle_name`."""
+    return name if name.startswith(TEXT) else f"net.{name}"
 
 
 def text_root(config: RunConfig, folder: Path) -> Path:

@@ -1,6 +1,6 @@
 """What a latent is: the two-method seam through which stage 2 sees stage 1."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,23 @@ class Codec(Protocol):
     factor: int  # pixels per latent position along each side
 
     def encode(self, image: Image, noise: Latent) -> Latent: ...
+
+    def decode(self, z: Latent) -> Image: ...
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]: ...
+
+
+@runtime_checkable
+class KLAutoencoder(Protocol):
+    """What stage 2 needs of stage 1, e.g. `autoencoder.model.Autoencoder`.
+
+    Attributes:
+        spec: its shape, with `factor`, the pixels per latent position along each side.
+    """
+
+    spec: Any
+
+    def encode(self, x: Image) -> Gaussian: ...
 
     def decode(self, z: Latent) -> Image: ...
 
@@ -51,18 +68,18 @@ class ScaledCodec(nn.Module):
     """An autoencoder seen through the statistics of its latents.
 
     Args:
-        autoencoder: has `encode(image) -> Gaussian`, `decode(z) -> image`, `latent_shape(h, w)` and `spec.factor`.
+        autoencoder: pictures to raw latents and back.
         stats: measured over the training set.
     """
 
-    def __init__(self, autoencoder: nn.Module, stats: LatentStats):
+    def __init__(self, autoencoder: KLAutoencoder, stats: LatentStats):
         super().__init__()
         self.autoencoder, self.stats = autoencoder, stats
-        self.factor: int = autoencoder.spec.factor  # type: ignore[union-attr, assignment]
+        self.factor: int = autoencoder.spec.factor
 
     def posterior(self, image: Image) -> Gaussian:
         """q(z | x) at stage 2's scale: what a cache keeps, so that every epoch draws fresh noise."""
-        return self.stats.normalise(self.autoencoder.encode(image))  # type: ignore[operator]
+        return self.stats.normalise(self.autoencoder.encode(image))
 
     def encode(self, image: Image, noise: Latent) -> Latent:
         """A draw from the posterior with standard normal `noise`."""
@@ -70,11 +87,11 @@ class ScaledCodec(nn.Module):
 
     def decode(self, z: Latent) -> Image:
         """Mean of p(x | z)."""
-        return self.autoencoder.decode(self.stats.restore(z))  # type: ignore[operator]
+        return self.autoencoder.decode(self.stats.restore(z))
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(c, h, w) of one latent of a picture of `height` x `width` pixels."""
-        return self.autoencoder.latent_shape(height, width)  # type: ignore[operator]
+        return self.autoencoder.latent_shape(height, width)
 
 
 class IdentityCodec(nn.Module):

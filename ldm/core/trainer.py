@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -158,6 +159,10 @@ def make_trainer(out: Path, *, steps: int, precision: str, validate_every: int, 
     """A trainer that writes to `out`: TensorBoard logs and `last.ckpt`, every `save_every` steps and on Ctrl-C."""
     out.mkdir(parents=True, exist_ok=True)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements on stderr
+    warnings.filterwarnings(
+        "ignore", "Using ModelCheckpoint with manual optimization"
+    )  # the state after a step is meant
+    warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning's own use of an old name in torch
     checkpoint = ModelCheckpoint(
         out, save_last=True, save_top_k=0, every_n_train_steps=save_every, enable_version_counter=False
     )

@@ -34,7 +34,8 @@ class Encoders:
 
     Attributes:
         image: pictures (b, 3, h, w) to q(z | x).
-        text: captions to (tokens (b, n, d), mask (b, n), pooled (b, p)).
+        text: captions to (tokens (b, n, d), mask (b, n), pooled (b, p)); for an encoder that is being trained the
+            tokens are its input, ids (b, n).
         key: hashes or names of both.
     """
 
@@ -110,7 +111,7 @@ def _encode(folder: ImageFolder, draws: Sequence[Draw | int], encoders: Encoders
     found = {
         "mean": torch.cat(means).contiguous(),  # a convolution may have left them channels last
         "var": torch.cat(variances).contiguous(),
-        "tokens": tokens.half(),
+        "tokens": tokens.half() if tokens.is_floating_point() else tokens,
         "mask": mask,
         "pooled": pooled.half(),
         "caption": torch.tensor([position[caption] for caption in captions]),

@@ -40,21 +40,24 @@ def concatenate(conds: Sequence[Cond]) -> Cond:
     Raises:
         ValueError: a field is present in some and absent in others.
     """
-    joined: dict[str, Any] = {}
+    return _combined(conds, lambda *values: torch.cat(values))
+
+
+def where(chosen: Tensor, yes: Cond, no: Cond) -> Cond:
+    """Row-wise choice: rows of `yes` where `chosen` (b,) bool, else rows of `no` (caption dropout).
+
+    Raises:
+        ValueError: a field is present in one and absent in the other.
+    """
+    return _combined([yes, no], lambda a, b: torch.where(chosen.reshape(-1, *([1] * (a.ndim - 1))), a, b))
+
+
+def _combined(conds: Sequence[Cond], combine: Callable[..., Tensor]) -> Cond:
+    """Field by field; a field that none has stays absent."""
+    found: dict[str, Any] = {}
     for name in (f.name for f in fields(Cond)):
         values = [getattr(cond, name) for cond in conds]
         if any(value is None for value in values) and any(value is not None for value in values):
             raise ValueError(f"conditions disagree: '{name}' is present in some and absent in others")
-        joined[name] = None if values[0] is None else torch.cat(values)
-    return Cond(**joined)
-
-
-def where(chosen: Tensor, yes: Cond, no: Cond) -> Cond:
-    """Row-wise choice: rows of `yes` where `chosen` (b,) bool, else rows of `no` (caption dropout)."""
-
-    def pick(a: Tensor | None, b: Tensor | None) -> Any:
-        if a is None or b is None:
-            return None
-        return torch.where(chosen.reshape(-1, *([1] * (a.ndim - 1))), a, b)
-
-    return Cond(**{f.name: pick(getattr(yes, f.name), getattr(no, f.name)) for f in fields(Cond)})
+        found[name] = None if values[0] is None else combine(*values)
+    return Cond(**found)

@@ -13,6 +13,7 @@ from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import Batch, Encoders, LatentCache
 from ldm.data.position import ResumableSampler
 from ldm.inference.pipeline import autocast
+from ldm.nets.cond import Cond
 
 
 def cached(model: Model, path: str, views: int, codec_hash: str) -> LatentCache:
@@ -35,8 +36,11 @@ def cached(model: Model, path: str, views: int, codec_hash: str) -> LatentCache:
     @torch.inference_mode()
     def encode_text(captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         with autocast(device, narrow):
-            tokens, mask, pooled = fields_of(model, captions)
-        return tokens.float(), mask, pooled.float()
+            cond = cacheable(model, captions)
+        tokens, mask, pooled = cond.tokens, cond.mask, cond.pooled
+        if mask is None:
+            mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return tokens, mask, mask.new_zeros(len(captions), 0, dtype=torch.float32) if pooled is None else pooled
 
     encoders = Encoders(encode_image, encode_text, (codec_hash, repr(config.text), str(narrow)))
     return LatentCache(
@@ -49,12 +53,12 @@ def cached(model: Model, path: str, views: int, codec_hash: str) -> LatentCache:
     )
 
 
-def fields_of(model: Model, captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens, mask and pooled state of captions, with a full mask or an empty pooled state where there is none."""
-    cond = model.condition(captions)
-    mask = torch.ones(cond.tokens.shape[:2], dtype=torch.bool) if cond.mask is None else cond.mask
-    pooled = cond.tokens.new_zeros(len(captions), 0) if cond.pooled is None else cond.pooled
-    return cond.tokens, mask, pooled
+def cacheable(model: Model, captions: Sequence[str]) -> Cond:
+    """What of captions never changes in training: the states of a frozen text encoder, else the token ids as tokens."""
+    if not model.text.trainable:
+        return model.condition(captions)
+    ids, mask = model.text.tokenize(captions)
+    return Cond(ids, mask)
 
 
 def train_loader(data: Dataset[Batch], n: int, batch: int, seed: int, steps_done: int) -> DataLoader[Batch]:

@@ -15,11 +15,11 @@ from ldm.training.module import LatentDiffusion
 PROMPTS = (
     "red apple, flat twemoji",
     "dog face, soft 3d render",
-    "rocket, noto clip art",
+    "rocket, flat twemoji",
     "grinning face, flat fluent",
     "red heart, soft 3d render",
     "pizza, flat fluent",
-    "cat face, noto clip art, on a blue background",
+    "cat face, flat twemoji, on a blue background",
     "sunflower, soft 3d render",
 )
 
@@ -40,7 +40,7 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     done = steps_done(out)
     model, codec_hash = _model(config, out)
     if init is not None and not done:
-        model.denoise.load_state_dict(load_model(init).denoise.state_dict())
+        model.learned().load_state_dict(load_model(init).learned().state_dict())
     seen = cached(model, config.data.train, config.data.views, codec_hash)
     held_out = cached(model, config.data.val, 1, codec_hash)
     module = LatentDiffusion(model, PROMPTS)
@@ -67,8 +67,8 @@ def _model(config: RunConfig, out: Path) -> tuple[Model, str]:
 
 def _check_text(config: RunConfig, text: TextEncoder) -> None:
     """The network must fit the encoder, and the encoder must be one that a saved model finds again."""
-    if text.trainable or (isinstance(config.text, ClipSpec) and config.text.pretrained is None):
-        raise ValueError("text: stage 2 trains on cached text states; choose a frozen encoder with trained weights")
+    if isinstance(config.text, ClipSpec) and config.text.pretrained is None and not text.trainable:
+        raise ValueError("text: the encoder would stay random; set trainable to true or name pretrained weights")
     for field, width in (("context_dim", text.width), ("pooled_dim", text.pooled_width)):
         if getattr(config.net, field) not in (0, width):
             found = getattr(config.net, field)

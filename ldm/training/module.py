@@ -19,6 +19,7 @@ from ldm.denoiser import bind
 from ldm.inference.pipeline import Request, txt2img
 from ldm.losses import denoising_loss
 from ldm.nets.cond import Cond, where
+from ldm.training.datamodule import cacheable
 
 LEVELS = 4  # equal parts of t in which the loss is logged
 
@@ -27,7 +28,7 @@ class LatentDiffusion(lightning.LightningModule):
     """Trains and validates the denoiser of a `Model` on cached latents.
 
     Args:
-        model: built for training; its codec and text encoder stay frozen outside of this module.
+        model: built for training; its codec stays outside of this module, and so does a text encoder that is frozen.
         prompts: drawn at every validation with fixed seeds.
     """
 
@@ -35,10 +36,11 @@ class LatentDiffusion(lightning.LightningModule):
         super().__init__()
         self.model = model
         self.denoise = model.denoise
-        self.ema = Ema(model.denoise.net, model.config.optim.ema)
+        self.learned = model.learned()
+        self.ema = Ema(self.learned, model.config.optim.ema)
         self.prompts = prompts
         with torch.inference_mode():
-            null = model.condition([""])
+            null = cacheable(model, [""])
         self._null = null.map(lambda tensor: tensor.clone())
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -69,7 +71,7 @@ class LatentDiffusion(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW at the configured rate."""
-        return scheduled(adamw(self.denoise, self.model.config.optim), self.model.config.optim)
+        return scheduled(adamw(self.learned, self.model.config.optim), self.model.config.optim)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """After the optimiser, the average."""
@@ -95,6 +97,8 @@ class LatentDiffusion(lightning.LightningModule):
         empty = noise.uniform((1, b))[0].to(x0.device) < dropped
         null = self._null.map(lambda row: row.to(x0.device).expand(b, *row.shape[1:]))
         cond = where(empty, null, _cond(batch))
+        if self.model.text.trainable:
+            cond = self.model.text.encode(cond.tokens, cond.mask)
         weight = config.loss
         return denoising_loss(bind(self.denoise, cond), x0, eps, schedule(t), weight, schedule.slope(t)), t
 
@@ -106,5 +110,6 @@ class LatentDiffusion(lightning.LightningModule):
 
 
 def _cond(batch: Batch) -> Cond:
-    pooled = batch["pooled"].float() if batch["pooled"].shape[-1] else None
-    return Cond(tokens=batch["tokens"].float(), mask=batch["mask"], pooled=pooled)
+    """What the cache holds of the captions: the states of a frozen encoder, or the token ids for a trainable one."""
+    tokens, pooled = batch["tokens"], batch["pooled"].float() if batch["pooled"].shape[-1] else None
+    return Cond(tokens=tokens.float() if tokens.is_floating_point() else tokens, mask=batch["mask"], pooled=pooled)

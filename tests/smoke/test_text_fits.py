@@ -24,5 +24,5 @@ def test_a_width_that_differs_is_named(tmp_path, field):
 def test_an_encoder_that_would_stay_random_is_refused(tmp_path):
     small = ClipSpec(width=32, layers=1, heads=2)
     config = RunConfig(codec=PIXELS, net=replace(NET, context_dim=32, pooled_dim=0), text=small)
-    with pytest.raises(ValueError, match="frozen encoder with trained weights"):
+    with pytest.raises(ValueError, match="would stay random; set trainable to true"):
         fit(config, Path(tmp_path))
