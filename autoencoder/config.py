@@ -1,6 +1,7 @@
 """One stage-1 run as one value."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from autoencoder.losses import ReconstructionSpec
 from autoencoder.model import AutoencoderSpec
@@ -74,6 +75,8 @@ class AutoencoderConfig:
         precision: Lightning's name, e.g. "bf16-mixed" or "32-true".
         validate_every: steps between validations.
         save_every: steps between checkpoints.
+        learn: "decoder" keeps the encoder of the bundle that the run starts from, and so its latents: what was trained
+            on those stays valid while the pictures get better.
         seed: of initial weights, order of the data and noise.
     """
 
@@ -84,6 +87,7 @@ class AutoencoderConfig:
     precision: str = "bf16-mixed"
     validate_every: int = 500
     save_every: int = 200
+    learn: Literal["all", "decoder"] = "all"
     seed: int = 0
 
     def __post_init__(self) -> None:

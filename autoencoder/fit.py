@@ -9,7 +9,7 @@ from autoencoder.build import load_autoencoder, save_autoencoder
 from autoencoder.config import AutoencoderConfig
 from autoencoder.data import train_loader, val_loader
 from autoencoder.module import AutoencoderTraining
-from autoencoder.stats import MomentsMeter
+from autoencoder.stats import LatentMoments, MomentsMeter
 from ldm.core.config_io import dump_yaml
 from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.data.folder import FolderSpec, ImageFolder
@@ -25,16 +25,18 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
     Args:
         config: the run.
         out: folder of checkpoints, logs and the finished bundle.
-        init: bundle whose weights a fresh run starts from.
+        init: bundle whose weights a fresh run starts from; for `learn: decoder` it is needed in any case.
 
     Raises:
-        ValueError: the data or a checkpoint cannot be used, or training left the finite numbers.
+        ValueError: `init` is missing or of another shape, the data or a checkpoint cannot be used, or training left
+            the finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
+    start = _start(init, config)
     loaders = train_loader(config, done), val_loader(config)
-    module = AutoencoderTraining(config, _weights(init, config) if init is not None and not done else None)
+    module = AutoencoderTraining(config, start[0] if start and not done else None)
     trainer = make_trainer(
         out,
         steps=config.optim.steps,
@@ -44,19 +46,34 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
     )
     (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     train(trainer, module, loaders, out)
-    return export(module, config, out / BUNDLE)
+    return export(module, config, out / BUNDLE, start[1] if start and config.learn == "decoder" else None)
 
 
-def _weights(bundle: Path, config: AutoencoderConfig) -> dict[str, Tensor]:
-    """The weights of a bundle whose shape is the configured one."""
-    model, _, _ = load_autoencoder(bundle)
+def _start(bundle: Path | None, config: AutoencoderConfig) -> tuple[dict[str, Tensor], LatentMoments] | None:
+    """The weights and moments of a bundle whose shape is the configured one."""
+    if bundle is None:
+        if config.learn == "decoder":
+            raise ValueError("learn: 'decoder' keeps the encoder of a trained bundle; name it with --init")
+        return None
+    model, moments, _ = load_autoencoder(bundle)
     if model.spec != config.model:
         raise ValueError(f"{bundle}: its autoencoder is {model.spec}, but model is {config.model}; set model to that")
-    return model.state_dict()
+    return model.state_dict(), moments
 
 
-def export(module: AutoencoderTraining, config: AutoencoderConfig, path: Path) -> Path:
-    """Write the averaged weights with the latent moments of the training set as a bundle."""
+def export(
+    module: AutoencoderTraining, config: AutoencoderConfig, path: Path, moments: LatentMoments | None = None
+) -> Path:
+    """Write the averaged weights as a bundle, with `moments` or those of the training set's latents."""
+    if moments is None:
+        moments = _measured(module, config)
+    with module.ema.applied():
+        save_autoencoder(path, config, module.model.eval().float(), moments)
+    return path
+
+
+def _measured(module: AutoencoderTraining, config: AutoencoderConfig) -> LatentMoments:
+    """Moments of the training set's latents with the averaged weights."""
     import torch
 
     meter = MomentsMeter(config.model.latent_channels)
@@ -67,5 +84,4 @@ def export(module: AutoencoderTraining, config: AutoencoderConfig, path: Path) -
             rows = range(start, min(start + 64, len(folder)))
             images = torch.stack([folder[i].image for i in rows]).to(module.device)
             meter.update(model.encode(images))
-        save_autoencoder(path, config, model, meter.moments())
-    return path
+    return meter.moments()

@@ -37,6 +37,8 @@ class AutoencoderTraining(lightning.LightningModule):
         self.model = Autoencoder(config.model).to(memory_format=torch.channels_last)
         if weights is not None:
             self.model.load_state_dict(weights)
+        if config.learn == "decoder":
+            self.model.encoder.requires_grad_(False)
         self.reconstruction = Reconstruction(config.loss.reconstruction)
         self.discriminator = PatchDiscriminator() if config.loss.adversarial > 0 else None
         self.ema = Ema(self.model, config.optim.ema)

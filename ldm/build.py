@@ -7,22 +7,24 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from autoencoder.build import load_autoencoder
+from autoencoder.build import latents_hash, load_autoencoder
 from ldm.codec import IdentityCodec, LatentStats, ScaledCodec
 from ldm.config import CodecSpec, RunConfig, SampleSpec
 from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import ConfigError, from_dict, to_dict
 from ldm.denoiser import NetDenoiser
 from ldm.nets.cond import Cond
+from ldm.nets.guess import LatentGuess
 from ldm.nets.text import ClipSpec, TextEncoder, build_text
 from ldm.nets.unet import UNet
 from ldm.process.grid import TimeGrid, spaced
 from ldm.process.schedule import Schedule
 from ldm.samplers import bind_options
 from ldm.samplers.loop import Sampler
+from ldm.samplers.tuned import Tuned, load_tuned
 
 LDM, AUTOENCODER = "ldm.safetensors", "autoencoder.safetensors"
-TEXT = "text."  # begins the names of a trained text encoder's tensors, beside those of the U-Net
+OTHERS = ("text.", "guess.")  # begin the names of tensors that are not the U-Net's
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ class Model:
         schedule: level as a function of time.
         codec: pictures to latents and back.
         text: captions to conditions.
+        guess: the guess of the latent that the U-Net reads; None: it reads none.
         sha256: content hash of the stage-2 weights; "" for a model that was not loaded from a file.
+        folder: where it was loaded from, and where its tuned tables are; None for a model that was not.
     """
 
     config: RunConfig
@@ -43,13 +47,17 @@ class Model:
     schedule: Schedule
     codec: ScaledCodec | IdentityCodec
     text: TextEncoder
+    guess: LatentGuess | None = None
     sha256: str = ""
+    folder: Path | None = None
 
     def to(self, device: torch.device | str) -> "Model":
         """The same model with all weights on `device`."""
         self.denoise.to(device)
         self.codec.to(device)
         self.text.to(device)  # type: ignore[attr-defined]
+        if self.guess is not None:
+            self.guess.to(device)
         return self
 
     def learned(self) -> nn.ModuleDict:
@@ -59,9 +67,14 @@ class Model:
             parts["text"] = self.text
         return nn.ModuleDict(parts)
 
-    def condition(self, captions: Sequence[str]) -> Cond:
-        """The text encoder's states of `captions`."""
-        return self.text(list(captions))
+    def stored(self) -> nn.ModuleDict:
+        """Everything of stage 2 that a bundle keeps: what is learned, and the guess."""
+        return nn.ModuleDict({**self.learned(), **({} if self.guess is None else {"guess": self.guess})})
+
+    def condition(self, captions: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
+        """The conditions of `captions`, for latents of `size` (height, width); None: of the trained size."""
+        cond = self.text(list(captions))
+        return cond if self.guess is None else self.guess.into(cond, size)
 
 
 def build_denoiser(config: RunConfig) -> NetDenoiser:
@@ -70,8 +83,13 @@ def build_denoiser(config: RunConfig) -> NetDenoiser:
     return NetDenoiser(net, config.prediction.kind, config.prediction.scaling, config.schedule.timesteps)
 
 
+def build_guess(config: RunConfig) -> LatentGuess | None:
+    """The guess of a configuration, with random weights, if it has one."""
+    return None if config.guess is None else LatentGuess(config.guess)
+
+
 def build_codec(spec: CodecSpec, where: Path) -> tuple[ScaledCodec | IdentityCodec, str]:
-    """The frozen autoencoder that `spec` names, at the scale of stage 2, and its content hash.
+    """The frozen autoencoder that `spec` names, at the scale of stage 2, and the hash of its latents.
 
     Args:
         spec: a relative path is looked for in `where`.
@@ -87,21 +105,37 @@ def build_codec(spec: CodecSpec, where: Path) -> tuple[ScaledCodec | IdentityCod
     return ScaledCodec(model, stats), sha256
 
 
-def build_sampler(spec: SampleSpec) -> Sampler:
+def build_tables(spec: SampleSpec, model: Model) -> Tuned | None:
+    """The tables that `spec` asks for, None where it asks for none.
+
+    Raises:
+        ValueError: there are none, they are damaged, or they were measured on another model.
+    """
+    return load_tuned(model.folder or Path(), model.sha256) if spec.needs_tables else None
+
+
+def build_sampler(spec: SampleSpec, tuned: Tuned | None = None) -> Sampler:
     """The sampler with its options bound.
 
     Raises:
         ValueError: unknown sampler or option; the message lists the known.
     """
-    return bind_options(spec.sampler, spec.options)
+    options: dict[str, object] = dict(spec.options)
+    if tuned is not None and options.get("variance") == "analytic":
+        options["variance"] = tuned.variance
+    return bind_options(spec.sampler, options)
 
 
-def build_grid(spec: SampleSpec, schedule: Schedule) -> TimeGrid:
+def build_grid(spec: SampleSpec, schedule: Schedule, tuned: Tuned | None = None) -> TimeGrid:
     """Exactly `spec.steps` levels.
 
     Raises:
-        ValueError: steps outside 1 to the schedule's T.
+        ValueError: steps outside 1 to the schedule's T, or more than the longest tuned path has.
     """
+    if spec.spacing == "tuned":
+        if tuned is None:
+            raise ValueError("spacing: 'tuned' needs the tables of a model; choose another or load a model")
+        return tuned.grid(schedule, spec.steps)
     return spaced(schedule, spec.steps, spec.spacing)
 
 
@@ -121,19 +155,22 @@ def load_model(path: str | Path) -> Model:
         raise BundleError(f"{folder / LDM}: not a model of this version ({error})") from error
     codec, sha256 = build_codec(config.codec, folder)
     if sha256 != bundle.meta.get("autoencoder"):
-        raise BundleError(f"{folder / AUTOENCODER}: not the autoencoder that {LDM} was trained with (content hash)")
+        raise BundleError(
+            f"{folder / AUTOENCODER}: its latents are not those that {LDM} was trained on (hash of the encoder)"
+        )
     spec = config.text
     if isinstance(spec, ClipSpec) and spec.trainable:
         spec = replace(spec, pretrained=None)  # the bundle has its weights; nothing is to be downloaded
     text = build_text(spec, text_root(config, folder))
-    model = Model(config, build_denoiser(config), config.schedule, codec, text, bundle.sha256)
-    learned = model.learned()
+    guess = build_guess(config)
+    model = Model(config, build_denoiser(config), config.schedule, codec, text, guess, bundle.sha256, folder)
+    stored = model.stored()
     try:
-        learned.load_state_dict({_module_name(name): w.float() for name, w in bundle.weights.items()})
+        stored.load_state_dict({_module_name(name): w.float() for name, w in bundle.weights.items()})
     except RuntimeError as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise BundleError(f"{folder / LDM}: the tensors do not fit the configuration ({first})") from error
-    learned.eval().requires_grad_(False)
+    stored.eval().requires_grad_(False)
     return model
 
 
@@ -143,7 +180,7 @@ def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], auto
     Args:
         folder: made if missing.
         config: what the model was built from.
-        weights: of `Model.learned()`.
+        weights: of `Model.stored()`.
         autoencoder: the bundle of stage 1 that the latents came from.
 
     Raises:
@@ -152,20 +189,21 @@ def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], auto
     folder.mkdir(parents=True, exist_ok=True)
     bundle = load_bundle(autoencoder)
     half = {name: w.half() if w.is_floating_point() else w for name, w in bundle.weights.items()}
-    sha256 = save_bundle(folder / AUTOENCODER, bundle.config, half, **bundle.meta)
+    save_bundle(folder / AUTOENCODER, bundle.config, half, **bundle.meta)
+    sha256 = latents_hash(half, bundle.meta["moments"])
     stored = replace(config, codec=replace(config.codec, path=AUTOENCODER))
     narrow = {_bundle_name(name): w.bfloat16() if w.is_floating_point() else w for name, w in weights.items()}
     return save_bundle(folder / LDM, to_dict(stored), narrow, autoencoder=sha256)
 
 
 def _bundle_name(name: str) -> str:
-    """A tensor of `Model.learned()` as its bundle names it: the U-Net's bare, the text encoder's after `TEXT`."""
+    """A tensor of `Model.stored()` as its bundle names it: the U-Net's bare."""
     return name.removeprefix("net.")
 
 
 def _module_name(name: str) -> str:
     """The inverse of `_bundle_name`."""
-    return name if name.startswith(TEXT) else f"net.{name}"
+    return name if name.startswith(OTHERS) else f"net.{name}"
 
 
 def text_root(config: RunConfig, folder: Path) -> Path:

@@ -1,11 +1,14 @@
 """One stage-2 run as one value: the same that builds the model for training, fine-tuning and inference."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ldm.core.optim import OptimSpec
+from ldm.nets.guess import GuessSpec
 from ldm.nets.text import ClipSpec, SentenceSpec
 from ldm.nets.unet import UNetSpec
 from ldm.process.grid import Spacing
+from ldm.process.piecewise import PiecewiseLogSNR
 from ldm.process.prediction import EDM as EDMScaling
 from ldm.process.prediction import VP, Kind
 from ldm.process.schedule import Cosine, LinearBeta, LinearLogSNR, ScaledLinearBeta, Sigmoid, Tabulated
@@ -13,7 +16,9 @@ from ldm.process.times import LogNormal, LowDiscrepancy, Uniform
 from ldm.process.weights import EDM, Elbo, MinSNR, SigmoidWeight, SimpleEps, SimpleV, SoftMinSNR
 from ldm.process.zero_terminal import ZeroTerminal
 
-ScheduleSpec = Cosine | Sigmoid | LinearLogSNR | LinearBeta | ScaledLinearBeta | Tabulated | ZeroTerminal
+ScheduleSpec = (
+    Cosine | Sigmoid | LinearLogSNR | LinearBeta | ScaledLinearBeta | Tabulated | ZeroTerminal | PiecewiseLogSNR
+)
 WeightSpec = MinSNR | SoftMinSNR | SimpleEps | SimpleV | Elbo | EDM | SigmoidWeight
 TimesSpec = LowDiscrepancy | Uniform | LogNormal
 TextSpec = SentenceSpec | ClipSpec
@@ -51,9 +56,9 @@ class SampleSpec:
 
     Attributes:
         sampler: a name of `ldm.samplers.SAMPLERS`.
-        options: its options.
+        options: its options; "analytic" for `variance` stands for the table measured with the model.
         steps: network evaluations along the path.
-        spacing: how the levels are spread.
+        spacing: how the levels are spread; "tuned" is the best path of that length measured with the model.
         scale: classifier-free guidance, the lecture's gamma; 1 is the plain conditional model.
         size: side of the picture, pixels.
     """
@@ -61,9 +66,14 @@ class SampleSpec:
     sampler: str = "dpm_solver"
     options: dict[str, float | str] = field(default_factory=dict)
     steps: int = 20
-    spacing: Spacing = "trailing"
+    spacing: Spacing | Literal["tuned"] = "trailing"
     scale: float = 3.0
     size: int = 128
+
+    @property
+    def needs_tables(self) -> bool:
+        """Whether what `scripts/tune_sampler.py` stores beside a model is used."""
+        return self.spacing == "tuned" or self.options.get("variance") == "analytic"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +85,9 @@ class DataSpec:
         val: folder of held-out pictures, for the validation loss.
         size: side of the squares, pixels.
         batch: pictures per step.
+        latents: "sample" learns fresh draws from the posterior of stage 1, "mean" its means. Where the posterior is
+            wide, its noise is most of what a denoiser of draws gets wrong, and nothing that a decoder needs; the
+            likelihood of pictures, though, is a matter of draws.
         views: how many (caption, background) views of a picture the cache holds.
         drop_caption: share of captions replaced by the empty one, for classifier-free guidance.
         cache: folder of cached latents and text states.
@@ -84,6 +97,7 @@ class DataSpec:
     val: str = "data/emoji/heldout_cells"
     size: int = 128
     batch: int = 32
+    latents: Literal["sample", "mean"] = "sample"
     views: int = 4
     drop_caption: float = 0.1
     cache: str = "runs/cache"
@@ -102,6 +116,7 @@ class RunConfig:
         schedule: level as a function of time; net, loss, sampler and likelihood all use this one.
         net: shape of the U-Net.
         text: the text encoder.
+        guess: a network that guesses the latent from the pooled text, for the U-Net to read; null: none.
         prediction: what the network predicts.
         loss: weight of the levels.
         times: how training levels are drawn.
@@ -118,6 +133,7 @@ class RunConfig:
     schedule: ScheduleSpec = field(default_factory=Cosine)
     net: UNetSpec = field(default_factory=UNetSpec)
     text: TextSpec = field(default_factory=SentenceSpec)
+    guess: GuessSpec | None = None
     prediction: PredictionSpec = field(default_factory=PredictionSpec)
     loss: WeightSpec = field(default_factory=lambda: MinSNR(gamma=5.0))
     times: TimesSpec = field(default_factory=LowDiscrepancy)
@@ -130,6 +146,11 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.guess is not None and self.net.cond_channels != self.guess.shape[0]:
+            raise ValueError(
+                f"net.cond_channels: {self.net.cond_channels}, but the guess has {self.guess.shape[0]} channels for the"
+                " U-Net to read; set it to that"
+            )
         if self.prediction.kind in ("eps", "score") and isinstance(self.schedule, ZeroTerminal):
             raise ValueError(
                 f"prediction.kind: '{self.prediction.kind}' says nothing where the schedule ends in pure noise "

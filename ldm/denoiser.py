@@ -21,8 +21,9 @@ class Denoised:
 
     Attributes:
         x0: its estimate of the clean latent (b, *d).
-        var_fraction: where between its lower and its upper bound the variance of the reverse step lies (b, *d), in
-            [0, 1]. None: the denoiser has no opinion.
+        var_fraction: where between its lower bound, 0, and its upper bound, 1, the variance of the reverse step lies
+            (b, *d), see `ldm.process.variance.learned_range`; a network may overshoot either. None: the denoiser has
+            no opinion.
     """
 
     x0: Latent
@@ -54,19 +55,33 @@ class NetDenoiser(nn.Module):
     returns to the dtype of `x_t` before it becomes x0_hat, because eps -> x_0 multiplies the rounding error by the
     noise-to-signal ratio.
 
+    With `learned_variance` the network has twice the channels: the first half is the prediction, and the second half v
+    gives var_fraction = (v + 1) / 2, so that v in [-1, 1] spans the range. Source: Nichol and Dhariwal 2021
+    (arXiv:2102.09672) section 3.1.
+
     Args:
-        net: network (x (b, *d), c_noise (b,), cond) -> (b, *d).
+        net: network (x (b, *d), c_noise (b,), cond) -> (b, *d), or (b, 2 c, ...) for a learned variance.
         kind: what the network predicts.
         scaling: the coefficients around it, e.g. `VP()`, where the network's output is the prediction.
         time_of: level (b,), nats, to the network's own unit of noise, e.g. a schedule's `timesteps`.
+        learned_variance: whether the network also says the variance of the reverse step.
     """
 
-    def __init__(self, net: nn.Module, kind: Kind, scaling: Scaling, time_of: Callable[[LogSNR], PerImage]):
+    def __init__(
+        self,
+        net: nn.Module,
+        kind: Kind,
+        scaling: Scaling,
+        time_of: Callable[[LogSNR], PerImage],
+        *,
+        learned_variance: bool = False,
+    ):
         super().__init__()
         self.net = net
         self.kind: Kind = kind
         self.scaling = scaling
         self.time_of = time_of
+        self.learned_variance = learned_variance
 
     def forward(self, x_t: Latent, logsnr: LogSNR, cond: Cond) -> Denoised:
         """Estimate x_0.
@@ -77,12 +92,24 @@ class NetDenoiser(nn.Module):
             cond: conditions of the same b images.
 
         Returns:
-            x0_hat in the dtype of `x_t`; no variance.
+            x0_hat, and var_fraction if it is learned, in the dtype of `x_t`.
+
+        Raises:
+            ValueError: the variance is learned and the network's output has not twice the channels of `x_t`.
         """
         c_in, c_skip, c_out = (expand_like(c, x_t).to(x_t.dtype) for c in self.scaling(logsnr))
-        raw: Tensor = self.net(c_in * x_t, self.time_of(logsnr), cond)
-        prediction = c_skip * x_t + c_out * raw.to(x_t.dtype)
-        return Denoised(to_x0(self.kind, prediction, x_t, logsnr).to(x_t.dtype))
+        raw: Tensor = self.net(c_in * x_t, self.time_of(logsnr), cond).to(x_t.dtype)
+        var_fraction = None
+        if self.learned_variance:
+            if raw.shape[1] != 2 * x_t.shape[1]:
+                raise ValueError(
+                    f"net: {raw.shape[1]} channels of output for {x_t.shape[1]} of x_t; a learned variance needs twice"
+                    " as many (out_channels)"
+                )
+            raw, v = raw.chunk(2, dim=1)
+            var_fraction = (v + 1) / 2
+        prediction = c_skip * x_t + c_out * raw
+        return Denoised(to_x0(self.kind, prediction, x_t, logsnr).to(x_t.dtype), var_fraction)
 
 
 def bind(denoise: CondDenoiser, cond: Cond) -> Denoiser:

@@ -14,6 +14,7 @@ from ldm.process.elbo import (
     recon_term,
 )
 from ldm.process.schedule import Schedule
+from ldm.process.variance import learned_range
 from ldm.process.weights import Weight
 
 
@@ -75,3 +76,53 @@ def vlb_loss(
     level_s, level_t = schedule((step - 1) / steps), schedule(step / steps)
     x0_hat = denoise(q_sample(x0, eps, level_t), level_t).x0
     return ElboTerms(recon, prior, (steps - 1) * denoise_term(x0, x0_hat, level_s, level_t))
+
+
+def hybrid_loss(
+    denoise: Denoiser,
+    x0: Latent,
+    eps: Latent,
+    t: PerImage,
+    schedule: Schedule,
+    weight: Weight,
+    *,
+    steps: int,
+    share: float = 0.001,
+) -> PerImage:
+    """The objective for a learned variance: a weighted error that teaches the mean, a bound that teaches the variance.
+
+        loss = weight(logsnr_t) mean |x_0 - x0_hat|^2 + share steps KL(q(x_s | x_t, x_0) || p(x_s | x_t)) / d
+
+    with levels at 0, 1/T, ..., 1 for T = `steps`, s the one before t, and in the second term the mean of p held
+    constant: its gradient reaches the mean only through weights that the network shares between its two outputs. Over
+    uniform t that term is `share` times all the denoising terms of the bound decoded from t = 0, in nats per dimension.
+
+    Source: Nichol and Dhariwal 2021 (arXiv:2102.09672) Eq. 15 and 16; the weight `SimpleEps` gives their L_simple.
+
+    Args:
+        denoise: (x_t, logsnr) -> Denoised with `var_fraction`, conditions already bound.
+        x0: clean latents (b, *d), float32 or wider.
+        eps: standard normal noise (b, *d).
+        t: uniform in [0, 1) (b,): which level stands for all.
+        schedule: the levels, nats.
+        weight: a spec of `ldm.process.weights`.
+        steps: T, for which the variance is learned; the schedule's own number is usual.
+        share: of the bound; small, since its gradients are far noisier.
+
+    Returns:
+        One loss per image (b,).
+
+    Raises:
+        ValueError: `steps` below 1, or the denoiser gives no `var_fraction`.
+    """
+    if steps < 1:
+        raise ValueError(f"steps: {steps} is below 1; give the number of steps that the variance is learned for")
+    step = 1 + (t * steps).floor()  # one of 1 .. T
+    level_s, level_t = schedule((step - 1) / steps), schedule(step / steps)
+    said = denoise(q_sample(x0, eps, level_t), level_t)
+    if said.var_fraction is None:
+        raise ValueError("denoise: gives no var_fraction; the hybrid loss needs a network with a learned variance")
+    simple = weight(level_t, schedule.slope(step / steps)) * ((said.x0 - x0) ** 2).flatten(1).mean(1)
+    var = learned_range(said.var_fraction, level_s, level_t)
+    bound = steps * denoise_term(x0, said.x0.detach(), level_s, level_t, var) / x0[0].numel()
+    return simple + share * bound

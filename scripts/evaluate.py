@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Print the figures of a model: reconstruction of held-out pictures, concept accuracy and distances of drawn ones."""
+"""Print the figures of a model: reconstruction, concept accuracy, distances, choice of captions."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", type=Path, default=ROOT / "models" / "emoji", help="model folder")
     p.add_argument("--autoencoder", type=Path, help="bundle of stage 1, with --what autoencoder instead of --model")
     p.add_argument("--data", type=Path, default=ROOT / "data" / "emoji", help="folder of train and heldout_*")
-    p.add_argument("--what", default="all", choices=["autoencoder", "concepts", "heldout", "all"])
+    p.add_argument("--what", default="all", choices=["autoencoder", "concepts", "heldout", "captions", "all"])
     p.add_argument("--samples", type=int, default=200, help="pictures to draw for each table")
     p.add_argument("--seed", type=int, default=0, help="of the concepts, backgrounds and drawn pictures")
     p.add_argument("--steps", type=int, default=20, help="network evaluations along the path")

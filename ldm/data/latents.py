@@ -89,6 +89,10 @@ class LatentCache(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._tensors["caption"])
 
+    def means_and_texts(self) -> tuple[Tensor, Tensor]:
+        """Posterior means (n, c, h, w) and pooled texts (n, p) of all items, half precision."""
+        return self._tensors["mean"], self._tensors["pooled"][self._tensors["caption"]]
+
     def __getitem__(self, index: int) -> Batch:
         caption = self._tensors["caption"][index]
         item = {name: self._tensors[name][index].float() for name in ("mean", "var")}

@@ -11,6 +11,7 @@ from ldm.build import Model, build_codec, load_model
 from ldm.config import CodecSpec
 from ldm.core.images import grid, save_png
 from ldm.core.shapes import Image
+from ldm.evaluation.caption_choice import Chooser, measure_choice
 from ldm.evaluation.features import load_feature_net
 from ldm.evaluation.parts import Plan, measure_autoencoder, measure_concepts, measure_heldout
 from ldm.evaluation.reconstruction import Measure
@@ -53,6 +54,8 @@ def evaluate(
     yield _heading(options, model, plan)
     if options.what in ("autoencoder", "all"):
         yield as_table(measure_autoencoder(plan, model.codec, measures(), device))
+    if options.what in ("captions", "all"):
+        yield as_table(measure_choice(plan, _chooser(model), device))
     for measure in asked:
         rows, images = measure(plan, net, draw)
         sheets.append(images[:SHOWN])
@@ -60,6 +63,12 @@ def evaluate(
     if options.grid is not None and sheets:
         _save_sheet(torch.cat(sheets), options, model)
         yield f"{options.grid}: the first {SHOWN} pictures drawn for each table, none left out"
+
+
+def _chooser(model: Model) -> Chooser:
+    return Chooser(
+        posterior=model.codec.posterior, condition=model.condition, denoise=model.denoise, schedule=model.schedule
+    )
 
 
 def _stage_one_alone(
@@ -86,7 +95,7 @@ def _check_sheet(path: Path | None) -> None:
 
 def _heading(options: argparse.Namespace, model: Model, plan: Plan) -> str:
     text = f"{options.model} ({model.sha256[:12]}): {plan.size}x{plan.size} pixels, seed {plan.seed}"
-    if options.what == "autoencoder":
+    if options.what in ("autoencoder", "captions"):
         return text
     sample = model.config.sample
     return f"{text}, {plan.samples} samples, {options.steps} steps of {sample.sampler}, scale {_scale(options, model)}"

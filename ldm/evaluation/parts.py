@@ -75,7 +75,7 @@ def measure_autoencoder(
     """
     if isinstance(codec, IdentityCodec):
         raise ValueError("--what autoencoder: this model works on pixels and has none; use --what concepts or heldout")
-    autoencoder = cast(Autoencoder, codec.autoencoder.to(device))
+    autoencoder = cast(Autoencoder, codec.to(device).autoencoder)
     rows = []
     for part, name in ((CELLS, "held-out cells"), (CONCEPTS, "held-out concepts")):
         views = heldout_views(plan.data / part, plan.size, plan.seed)

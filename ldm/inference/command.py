@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
@@ -30,8 +30,9 @@ def draw(options: argparse.Namespace) -> list[Path]:
         raise ValueError(f"--count: {options.count}; at least 1 picture is drawn")
     if not 0 <= options.seed <= LARGEST_SEED - options.count:
         raise ValueError(f"--seed: {options.seed} is outside 0 to 2^63 - 1")
-    if options.spacing is not None and options.spacing not in get_args(Spacing):
-        raise ValueError(f"--spacing: '{options.spacing}' is unknown; use {', '.join(get_args(Spacing))}")
+    spacings = (*get_args(Spacing), "tuned")
+    if options.spacing is not None and options.spacing not in spacings:
+        raise ValueError(f"--spacing: '{options.spacing}' is unknown; use {', '.join(spacings)}")
     options.out.mkdir(parents=True, exist_ok=True)
     if not os.access(options.out, os.W_OK):
         raise PermissionError(f"--out: no permission to write into {options.out}")
@@ -47,6 +48,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
         steps=options.steps,
         scale=options.scale,
         sampler=options.sampler,
+        options=sampler_options(options.option) if options.option else None,
         spacing=options.spacing,
         height=options.height,
         width=options.width,
@@ -62,6 +64,24 @@ def draw(options: argparse.Namespace) -> list[Path]:
         save_png(image, path, recipe)
         paths.append(path)
     return paths
+
+
+def sampler_options(given: Sequence[str]) -> dict[str, float | str]:
+    """KEY=VALUE words as options of a sampler; a value that reads as a number is one.
+
+    Raises:
+        ValueError: a word without "=".
+    """
+    found: dict[str, float | str] = {}
+    for word in given:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--option: '{word}' is not KEY=VALUE, e.g. eta=1")
+        try:
+            found[key] = float(value)
+        except ValueError:
+            found[key] = value
+    return found
 
 
 def show_progress(step: Step) -> None:

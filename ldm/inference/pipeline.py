@@ -1,11 +1,12 @@
 """From prompts to pictures: text, noise, path, guided denoiser, sampler, decoder. One pipeline for every task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
-from ldm.build import Model, build_grid, build_sampler
+from ldm.build import Model, build_grid, build_sampler, build_tables
 from ldm.config import SampleSpec
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Image
@@ -26,6 +27,7 @@ class Request:
         scale: classifier-free guidance, the lecture's gamma: 0 ignores the prompt, 1 is the plain conditional model,
             more pushes away from `negative`.
         sampler: a name of `ldm.samplers.SAMPLERS`.
+        options: of the sampler, e.g. {"eta": 1.0}; they replace the model's.
         spacing: how the levels are spread.
         height, width: pixels, divisible by the model's latent factor and what its U-Net needs.
         batch: pictures computed together; changes memory and speed, not the pictures.
@@ -37,7 +39,8 @@ class Request:
     steps: int | None = None
     scale: float | None = None
     sampler: str | None = None
-    spacing: Spacing | None = None
+    options: Mapping[str, float | str] | None = None
+    spacing: Spacing | Literal["tuned"] | None = None
     height: int | None = None
     width: int | None = None
     batch: int = 8
@@ -57,8 +60,8 @@ def resolve(model: Model, request: Request) -> SampleSpec:
     """
     changes = {name: getattr(request, name) for name in ("steps", "scale", "sampler", "spacing")}
     spec = replace(model.config.sample, **{name: value for name, value in changes.items() if value is not None})
-    if request.sampler is not None and request.sampler != model.config.sample.sampler:
-        spec = replace(spec, options={})
+    if request.options is not None or spec.sampler != model.config.sample.sampler:
+        spec = replace(spec, options=dict(request.options or {}))
     if spec.scale < 0:
         raise ValueError(f"scale: {spec.scale} is negative; 0 ignores the prompt, 1 follows it, 3 to 8 exaggerate it")
     return spec
@@ -79,20 +82,22 @@ def txt2img(
         Pictures (b, 3, height, width) on the CPU, float32, in [-1, 1].
 
     Raises:
-        ValueError: steps, size or scale are not possible, or the result is not finite in float32 either.
+        ValueError: steps, size, scale or options are not possible, tuned tables are asked for and missing, or the
+            result is not finite in float32 either.
     """
     spec = resolve(model, request)
     height, width = (spec.size if side is None else side for side in (request.height, request.width))
     shape = _latent_shape(model, height, width)
-    grid, sample = build_grid(spec, model.schedule), build_sampler(spec)
+    tables = build_tables(spec, model)
+    grid, sample = build_grid(spec, model.schedule, tables), build_sampler(spec, tables)
     device = next(model.denoise.parameters()).device
     pictures = []
     for start in range(0, len(request.prompts), request.batch):
         rows = slice(start, start + request.batch)
         prompts, noise = request.prompts[rows], NoiseStream(request.seeds[rows])
         with torch.inference_mode(), autocast(device, dtype):
-            cond = model.condition(prompts)
-            null = model.condition([request.negative] * len(prompts))
+            cond = model.condition(prompts, shape[-2:])
+            null = model.condition([request.negative] * len(prompts), shape[-2:])
             guided = classifier_free(model.denoise, cond, null, spec.scale)
             x = noise.normal((len(prompts), *shape), like=torch.empty(0, device=device))
             z = sample(guided, x, grid, noise, on_step=on_step)

@@ -12,13 +12,15 @@ from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoised
 from ldm.process.grid import TimeGrid
-from ldm.samplers import ancestral, ddim, dpm_solver
+from ldm.samplers import ancestral, ddim, dpm_solver, langevin
 from ldm.samplers.loop import Sampler
 
 SAMPLERS: dict[str, Callable[..., Latent]] = {
     "ancestral": ancestral.sample,
     "ddim": ddim.sample,
     "dpm_solver": dpm_solver.sample,
+    "langevin": langevin.sample,
+    "predictor_corrector": langevin.predictor_corrector,
 }
 
 

@@ -1,6 +1,7 @@
 """DDIM: keep the noise that the denoiser sees in x_t, and put only part of it (eta) anew. eta = 0 is an ODE solver."""
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,11 +10,21 @@ from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoiser
 from ldm.process.grid import TimeGrid
+from ldm.process.variance import AnalyticVariance
 from ldm.samplers.loop import Level, OnStep, Step, exact, fresh, per_image, steps_of, times
+
+Variance = Literal["posterior"] | AnalyticVariance
 
 
 def step(
-    x_t: Latent, x0_hat: Latent, logsnr_t: Level, logsnr_s: Level, *, eta: float = 0.0, z: Latent | None = None
+    x_t: Latent,
+    x0_hat: Latent,
+    logsnr_t: Level,
+    logsnr_s: Level,
+    *,
+    eta: float = 0.0,
+    variance: Variance = "posterior",
+    z: Latent | None = None,
 ) -> Latent:
     """One step from level t to the cleaner level s.
 
@@ -24,7 +35,10 @@ def step(
     eta = 1 is the ancestral step with the posterior's variance; eta = 0 is DPM-Solver-1. Exact at both ends: a clean s
     (logsnr_s = inf) gives x0_hat; at a pure-noise t (logsnr_t = -inf) eps_hat is x_t.
 
-    Source: Song et al. 2021 (arXiv:2010.02502) Eq. 12 and 16, for any s < t.
+    The variance of z is so that of q(x_s | x_t, x_0), lambda^2 = eta^2 c sigma_s^2. With a table (Analytic-DDIM) it is
+    larger by what x_t leaves open about x_0, for eta = 0 too, while the mean stays.
+
+    Source: Song et al. 2021 (arXiv:2010.02502) Eq. 12 and 16, for any s < t; table: Bao et al. 2022 (arXiv:2201.06503).
 
     Args:
         x_t: latents (b, *d) at level t.
@@ -32,10 +46,14 @@ def step(
         logsnr_t: level to leave, nats.
         logsnr_s: level to reach, nats, above `logsnr_t`.
         eta: share of the posterior's standard deviation drawn anew, in [0, 1].
-        z: standard normal noise (b, *d); None only if eta = 0 or s is clean.
+        variance: `posterior`, or a measured table that holds `logsnr_t`.
+        z: standard normal noise (b, *d); None gives the mean, which is the step itself if eta = 0 or s is clean.
 
     Returns:
         x_s (b, *d).
+
+    Raises:
+        ValueError: there is noise to scale, and the level is not in the table.
     """
     t, s = exact(logsnr_t), exact(logsnr_s)
     c = -torch.expm1(t - s)
@@ -44,7 +62,11 @@ def step(
     # sqrt(alpha_bar_s) - keep sqrt(alpha_bar_t), whose terms nearly cancel in a short step
     pull = -s.sigmoid().sqrt() * torch.expm1((t - s) / 2 + log_kept)
     x_s = times(keep, x_t) + times(pull, x0_hat)
-    return x_s if z is None else x_s + times(eta * (c * (-s).sigmoid()).sqrt(), z)
+    if z is None:
+        return x_s
+    if isinstance(variance, AnalyticVariance):
+        return x_s + times(variance(s, t, eta=float(eta)).sqrt(), z)
+    return x_s + times(eta * (c * (-s).sigmoid()).sqrt(), z)
 
 
 def sample(
@@ -55,6 +77,7 @@ def sample(
     *,
     on_step: OnStep | None = None,
     eta: float = 0.0,
+    variance: Variance = "posterior",
 ) -> Latent:
     """Walk down the grid, one evaluation a step. First order in the step for eta = 0.
 
@@ -62,22 +85,29 @@ def sample(
         denoise: (x_t, logsnr) -> Denoised.
         x: latents (b, *d) at the grid's first level.
         grid: levels to visit.
-        noise: one stream per image. Not touched if eta = 0, nor in a step to clean data.
+        noise: one stream per image. Not touched if eta = 0 and there is no table, nor in a step to clean data.
         on_step: called after each step.
         eta: 0 is deterministic, 1 is ancestral sampling.
+        variance: `posterior`, or a measured table that holds the levels of `grid` (Analytic-DDIM).
 
     Returns:
         Latents (b, *d) at the grid's last level.
 
     Raises:
-        ValueError: `eta` outside [0, 1], or noise is needed and there is none.
+        ValueError: `eta` outside [0, 1], unknown `variance`, a level that its table lacks, or noise is needed and
+            there is none.
     """
     if not (isinstance(eta, int | float) and 0 <= eta <= 1):
         raise ValueError(f"eta: {eta!r} is not a number in [0, 1]; 0 is deterministic, 1 is ancestral sampling")
+    measured = isinstance(variance, AnalyticVariance)
+    if isinstance(variance, AnalyticVariance):
+        variance.check(grid)
+    elif variance != "posterior":
+        raise ValueError(f"variance: {variance!r} is unknown; use posterior (with eta) or an AnalyticVariance")
     for index, logsnr_t, logsnr_s in steps_of(grid):
         x_t, x0_hat = x, denoise(x, per_image(logsnr_t, x)).x0
-        z = fresh(noise, x) if eta > 0 and logsnr_s < math.inf else None
-        x = step(x_t, x0_hat, logsnr_t, logsnr_s, eta=eta, z=z)
+        z = fresh(noise, x) if (measured or eta > 0) and logsnr_s < math.inf else None
+        x = step(x_t, x0_hat, logsnr_t, logsnr_s, eta=eta, variance=variance, z=z)
         if on_step is not None:
             on_step(Step(index, len(grid), logsnr_t, x_t, x0_hat))
     return x

@@ -56,7 +56,7 @@ def cached(model: Model, path: str, views: int, codec_hash: str) -> LatentCache:
 def cacheable(model: Model, captions: Sequence[str]) -> Cond:
     """What of captions never changes in training: the states of a frozen text encoder, else the token ids as tokens."""
     if not model.text.trainable:
-        return model.condition(captions)
+        return model.text(list(captions))
     ids, mask = model.text.tokenize(captions)
     return Cond(ids, mask)
 

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import lightning
 
-from ldm.build import Model, build_codec, build_denoiser, load_model, save_model, text_root
+from ldm.build import Model, build_codec, build_denoiser, build_guess, load_model, save_model, text_root
 from ldm.config import RunConfig
 from ldm.core.config_io import dump_yaml
 from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.nets.text import ClipSpec, TextEncoder, build_text
-from ldm.training.datamodule import cached, train_loader, val_loader
+from ldm.training.datamodule import cacheable, cached, train_loader, val_loader
+from ldm.training.guess import train_guess
 from ldm.training.module import LatentDiffusion
 
 PROMPTS = (
@@ -38,11 +39,16 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     """
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
-    model, codec_hash = _model(config, out)
-    if init is not None and not done:
-        model.learned().load_state_dict(load_model(init).learned().state_dict())
-    seen = cached(model, config.data.train, config.data.views, codec_hash)
-    held_out = cached(model, config.data.val, 1, codec_hash)
+    model, latents = build_for_training(config, out)
+    started = load_model(init) if init is not None and not done else None
+    if started is not None:
+        model.learned().load_state_dict(started.learned().state_dict())
+    seen = cached(model, config.data.train, config.data.views, latents)
+    held_out = cached(model, config.data.val, 1, latents)
+    if model.guess is not None:
+        null = cacheable(model, [""]).pooled
+        assert null is not None  # `_check_text` has seen that the encoder gives one
+        train_guess(model.guess, seen, null[0].detach(), config.data.drop_caption, config.seed, out)
     module = LatentDiffusion(model, PROMPTS)
     trainer = make_trainer(
         out,
@@ -54,15 +60,23 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     loaders = train_loader(seen, len(seen), config.data.batch, config.seed, done), val_loader(held_out)
     train(trainer, module, loaders, out)
-    save_model(out / "model", config, module.ema.weights(), Path(config.codec.path))
+    weights = module.ema.weights()
+    if model.guess is not None:
+        weights |= {f"guess.{name}": tensor for name, tensor in model.guess.state_dict().items()}
+    save_model(out / "model", config, weights, Path(config.codec.path))
     return out / "model"
 
 
-def _model(config: RunConfig, out: Path) -> tuple[Model, str]:
-    codec, codec_hash = build_codec(config.codec, Path())
+def build_for_training(config: RunConfig, out: Path) -> tuple[Model, str]:
+    """The model of a configuration with random weights, and the hash of its autoencoder's latents.
+
+    Raises:
+        ValueError: the autoencoder or the text encoder cannot be used, or does not fit the network.
+    """
+    codec, latents = build_codec(config.codec, Path())
     text = build_text(config.text, text_root(config, out))
     _check_text(config, text)
-    return Model(config, build_denoiser(config), config.schedule, codec, text), codec_hash
+    return Model(config, build_denoiser(config), config.schedule, codec, text, build_guess(config)), latents
 
 
 def _check_text(config: RunConfig, text: TextEncoder) -> None:
@@ -73,3 +87,8 @@ def _check_text(config: RunConfig, text: TextEncoder) -> None:
         if getattr(config.net, field) not in (0, width):
             found = getattr(config.net, field)
             raise ValueError(f"net.{field}: {found}, but the text encoder gives {width}; set it to that")
+    if config.guess is not None and config.guess.pooled_dim != text.pooled_width:
+        found, width = config.guess.pooled_dim, text.pooled_width
+        raise ValueError(
+            f"guess.pooled_dim: {found}, but the text encoder gives {width}; set it to that or leave it out"
+        )

@@ -15,10 +15,11 @@ from ldm.core.optim import adamw, scheduled
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.trainer import use_rate
 from ldm.data.latents import Batch
-from ldm.denoiser import bind
+from ldm.denoiser import Denoiser, bind
 from ldm.inference.pipeline import Request, txt2img
 from ldm.losses import denoising_loss
 from ldm.nets.cond import Cond, where
+from ldm.nets.guess import noisy
 from ldm.training.datamodule import cacheable
 
 LEVELS = 4  # equal parts of t in which the loss is logged
@@ -36,7 +37,7 @@ class LatentDiffusion(lightning.LightningModule):
         super().__init__()
         self.model = model
         self.denoise = model.denoise
-        self.learned = model.learned()
+        self.learned, self.guess = model.learned(), model.guess
         self.ema = Ema(self.learned, model.config.optim.ema)
         self.prompts = prompts
         with torch.inference_mode():
@@ -47,7 +48,7 @@ class LatentDiffusion(lightning.LightningModule):
         """The weighted denoising loss of one noisy copy of every latent of the batch."""
         config = self.model.config
         noise = NoiseStream([fold(config.seed, "train", self.global_step)])
-        per_image, t = self._loss(batch, noise, dropped=config.data.drop_caption)
+        per_image, t = self.loss(batch, noise, dropped=config.data.drop_caption)
         loss = per_image.mean()
         self.log("train/loss", loss, prog_bar=True)
         self._log_levels("train", per_image.detach(), t)
@@ -57,7 +58,7 @@ class LatentDiffusion(lightning.LightningModule):
         """The same loss with the averaged weights, fixed noise and every caption kept."""
         noise = NoiseStream([fold(self.model.config.seed, "val", batch_index)])
         with self.ema.applied():
-            per_image, t = self._loss(batch, noise, dropped=0.0)
+            per_image, t = self.loss(batch, noise, dropped=0.0)
         self.log("val/loss", per_image.mean(), batch_size=len(per_image), prog_bar=True)
         self._log_levels("val", per_image, t)
 
@@ -87,20 +88,42 @@ class LatentDiffusion(lightning.LightningModule):
         self.ema.load_state_dict(checkpoint["ema"])
         use_rate(checkpoint, self.model.config.optim)
 
-    def _loss(self, batch: Batch, noise: NoiseStream, *, dropped: float) -> tuple[Tensor, Tensor]:
+    def loss(self, batch: Batch, noise: NoiseStream, *, dropped: float) -> tuple[Tensor, Tensor]:
+        """The recipe's loss of one noisy copy of every latent (b,) and the times t (b,) of the copies.
+
+        Args:
+            batch: from a `LatentCache`.
+            noise: one stream; decides posterior noise, times, noise and which captions are dropped.
+            dropped: share of captions replaced by the empty one.
+        """
         config, schedule = self.model.config, self.model.schedule
         b = len(batch["mean"])
         z = noise.normal((1, *batch["mean"].shape), like=batch["mean"][None])[0]
-        x0 = sample(Gaussian(batch["mean"], batch["var"]), z)
+        x0 = batch["mean"] if config.data.latents == "mean" else sample(Gaussian(batch["mean"], batch["var"]), z)
         eps = noise.normal((1, *x0.shape), like=x0[None])[0]
         t = config.times.draw(b, noise, schedule).to(x0.device)
         empty = noise.uniform((1, b))[0].to(x0.device) < dropped
-        null = self._null.map(lambda row: row.to(x0.device).expand(b, *row.shape[1:]))
+        denoise = self.conditioned(batch, empty, noise)
+        return denoising_loss(denoise, x0, eps, schedule(t), config.loss, schedule.slope(t)), t
+
+    def conditioned(self, batch: Batch, empty: Tensor, noise: NoiseStream | None = None) -> Denoiser:
+        """The network with the captions of a batch, but the empty caption in the rows of `empty` (b,) bool.
+
+        With `noise`, one stream, a guess of the latent is made as noisy as its spec says.
+        """
+        null = self._null.map(lambda row: row.to(empty.device).expand(len(empty), *row.shape[1:]))
         cond = where(empty, null, _cond(batch))
-        if self.model.text.trainable:
+        if self.model.text.trainable and cond.mask is not None:
             cond = self.model.text.encode(cond.tokens, cond.mask)
-        weight = config.loss
-        return denoising_loss(bind(self.denoise, cond), x0, eps, schedule(t), weight, schedule.slope(t)), t
+        if self.guess is not None:
+            with torch.no_grad():
+                cond = self.guess.into(cond)
+                if noise is not None:
+                    level = self.guess.spec.noise * noise.uniform((1, len(cond)))[0].to(empty.device)
+                    cond = noisy(
+                        cond, level, noise.normal((1, len(cond), *self.guess.spec.shape), like=cond.tokens[None])[0]
+                    )
+        return bind(self.denoise, cond)
 
     def _log_levels(self, stage: str, per_image: Tensor, t: Tensor) -> None:
         for part in range(LEVELS):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autoencoder.build import load_autoencoder, save_autoencoder
+from autoencoder.build import latents_hash, load_autoencoder, save_autoencoder
 from autoencoder.config import AutoencoderConfig
 from autoencoder.discriminator import PatchDiscriminator
 from autoencoder.model import Autoencoder, AutoencoderSpec
@@ -103,6 +103,16 @@ def test_a_bundle_gives_back_the_model_and_its_moments(tmp_path):
     assert (found.spec, found_moments, found_digest) == (SMALL, moments, digest)
     assert all(torch.equal(value, found.state_dict()[name]) for name, value in model.state_dict().items())
     assert not found.training and not any(p.requires_grad for p in found.parameters())
+
+
+def test_the_hash_of_the_latents_ignores_the_decoder():
+    weights, moments = Autoencoder(SMALL).state_dict(), {"mean": (0.0,), "std": (1.0,), "images": 5}
+
+    def shifted(part):
+        return latents_hash({name: w + name.startswith(part) for name, w in weights.items()}, moments)
+
+    assert shifted("nothing") == shifted("decoder.") == latents_hash(weights, moments | {"images": 6})
+    assert shifted("encoder.") != shifted("nothing") != latents_hash(weights, moments | {"std": (2.0,)})
 
 
 def test_a_bundle_of_something_else_is_named(tmp_path):

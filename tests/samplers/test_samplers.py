@@ -23,7 +23,19 @@ VARIANTS = [
     ("ddim", {"eta": 0.4}),
     ("ddim", {"eta": 1.0}),
     ("dpm_solver", {}),
+    ("langevin", {"updates": 2}),
+    ("predictor_corrector", {"correctors": 0, "predictor": "euler_maruyama"}),
+    ("predictor_corrector", {"correctors": 2}),
 ]
+EXTRA = {"langevin": ("updates", 1), "predictor_corrector": ("correctors", 0)}  # which option, and where it adds none
+
+
+def at_each_level(name, options):
+    """Evaluations, and draws, at a level beyond the one that every sampler makes there."""
+    option, usual = EXTRA.get(name, ("", 0))
+    return options.get(option, usual) - usual
+
+
 every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS)
 LEVELS = [(-math.inf, -3.0), (-9.0, -8.99), (-2.0, 1.5), (0.0, 12.0), (11.0, 11.5)]
 INF = math.inf
@@ -46,7 +58,7 @@ def test_every_sampler_is_among_the_variants():
     assert {name for name, _ in VARIANTS} == set(SAMPLERS)
 
 
-@every_variant
+@pytest.mark.parametrize(("name", "options"), [(n, o) for n, o in VARIANTS if not at_each_level(n, o)])
 @given(steps=st.integers(1, 120), spacing=st.sampled_from(["trailing", "leading", "linspace", "quadratic"]))
 def test_n_steps_cost_exactly_n_evaluations(name, options, steps, spacing):
     seen = []
@@ -100,8 +112,8 @@ def test_noise_is_drawn_only_where_it_is_used(name, options):
     for last, steps_with_noise in [(INF, 3), (6.0, 4)]:
         noise, expected = NoiseStream([1, 2]), NoiseStream([1, 2])
         bind_options(name, options)(bounded, normal(2, 3), grid_of(-8.0, -3.0, -1.0, 3.0, last), noise)
-        if name == "ancestral" or options.get("eta", 0) > 0:
-            for _ in range(steps_with_noise):
+        if name == "ancestral" or options.get("eta", 0) > 0 or name in EXTRA:
+            for _ in range(steps_with_noise * (1 + at_each_level(name, options))):
                 expected.normal((2, 3))
         assert all(torch.equal(a, b) for a, b in zip(noise.state(), expected.state(), strict=True))
 
@@ -231,7 +243,7 @@ def test_inversion_costs_and_reports_like_sampling():
     ("name", "options", "message"),
     [
         ("dimm", {}, "did you mean 'ddim'"),
-        ("zzz", {}, "known: ancestral, ddim, dpm_solver"),
+        ("zzz", {}, "known: ancestral, ddim, dpm_solver, langevin, predictor_corrector"),
         ("ddim", {"etta": 0.0}, "did you mean 'eta'"),
         ("dpm_solver", {"eta": 0.0}, "known: none"),
         ("ddim", {"on_step": None}, "known: eta"),

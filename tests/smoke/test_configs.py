@@ -10,18 +10,26 @@ from autoencoder.model import Autoencoder
 from ldm.build import build_denoiser, build_grid, build_sampler
 from ldm.config import RunConfig
 from ldm.core.config_io import ConfigError, from_dict, load, to_dict
+from ldm.nets.classifier import NoisyClassifier
+from ldm.training.classifier import ClassifierConfig
 
 ROOT = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
 PARAMETERS = {"autoencoder/sd_f8.yaml": 83_653_863, "ldm/sd1.yaml": 859_520_964, "ldm/sd2_v.yaml": 865_910_724}
 
 
-def load_recipe(name: str) -> AutoencoderConfig | RunConfig:
-    return load(ROOT / name, AutoencoderConfig if "autoencoder" in name else RunConfig)
+Recipe = AutoencoderConfig | ClassifierConfig | RunConfig
 
 
-def network_of(config: AutoencoderConfig | RunConfig) -> torch.nn.Module:
+def load_recipe(name: str) -> Recipe:
+    kinds = {"autoencoder": AutoencoderConfig, "classifier": ClassifierConfig}
+    return load(ROOT / name, next((kind for part, kind in kinds.items() if part in name), RunConfig))
+
+
+def network_of(config: Recipe) -> torch.nn.Module:
     with torch.device("meta"):
+        if isinstance(config, ClassifierConfig):
+            return NoisyClassifier(config.net)
         return Autoencoder(config.model) if isinstance(config, AutoencoderConfig) else build_denoiser(config).net
 
 

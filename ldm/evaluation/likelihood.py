@@ -1,0 +1,148 @@
+"""What `scripts/likelihood.py` does with its options: bits per dimension by term, or which caption fits."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ldm.build import Model, load_model
+from ldm.codec import IdentityCodec
+from ldm.core.shapes import Image
+from ldm.denoiser import Denoiser, bind
+from ldm.evaluation.bpd import PictureBound, StageOne, bits_rows, estimated_terms, flow_terms, joined, stage_one
+from ldm.evaluation.encoded import Encoded, Pictures, encoded, read_pictures
+from ldm.evaluation.paths import level_errors, nodes_of, path_terms
+from ldm.evaluation.pixels import PixelLikelihood, measured_scale
+from ldm.evaluation.table import as_table
+from ldm.evaluation.which_caption import which_caption
+from ldm.process.elbo import ElboTerms
+from ldm.process.grid import uniform_logsnr
+from ldm.process.weights import Elbo, SimpleEps
+from ldm.samplers.tuned import Tuned, load_tuned
+
+SCALE_PICTURES = 32  # of --scale-data
+
+
+def likelihood(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
+    """The text to print.
+
+    Args:
+        options: of `scripts/likelihood.py`.
+        device: where to run.
+
+    Raises:
+        ValueError: an option, the model or the data cannot be used.
+    """
+    _check(options)
+    model = load_model(options.model).to(device)
+    pictures = read_pictures(options.pictures, model.config.data.size, options.samples, options.seed)
+    yield f"{options.model} ({model.sha256[:12]}): {len(pictures)} pictures, seed {options.seed}"
+    if options.captions:
+        yield from _captions(options, model, pictures)
+        return
+    tuned = load_tuned(options.model, model.sha256) if options.path else None
+    on_pixels = isinstance(model.codec, IdentityCodec)
+    if on_pixels and (tuned or options.ode):
+        raise ValueError(
+            "--path, --ode: they give a density of pixels, not a probability; leave them out on this model"
+        )
+    pixels = None if on_pixels else _pixel_likelihood(options, model, pictures)
+    if pixels is not None:
+        yield f"p(x|z): {pixels.kind}, scale {pixels.scale:.5f}, on {pixels.levels} values; latent: {_method(options)}"
+    parts = []
+    for batch in encoded(model, pictures, options.seed):
+        one = _stage_one(model, batch, pixels)
+        latent = _latent_terms(options, model, batch, tuned)
+        parts.append(PictureBound(batch.images[0].numel(), one.pixels, one.log_q, latent))
+    latent_name = "latent, -log p(z) by the flow" if options.ode else None
+    yield as_table(bits_rows(_named(options.pictures), joined(parts), latent_name))
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.path and options.ode:
+        raise ValueError("--path, --ode: two ways to measure the latents; give one of them")
+    if options.draws < 1:
+        raise ValueError(f"--draws: {options.draws}; give at least one level for each picture")
+    if options.path is not None and options.path < 1:
+        raise ValueError(f"--path: {options.path} steps; give at least one")
+    if options.steps < 0:
+        raise ValueError(f"--steps: {options.steps}; give T, or 0 for the bound in continuous time")
+
+
+def _stage_one(model: Model, batch: Encoded, pixels: PixelLikelihood | None) -> StageOne:
+    if pixels is None:
+        zeros = torch.zeros(len(batch.z), dtype=torch.float64)
+        return StageOne(zeros, zeros)
+    with torch.no_grad():
+        return stage_one(model.codec.decode, batch.images, batch.posterior, batch.z, pixels)
+
+
+def _latent_terms(options: argparse.Namespace, model: Model, batch: Encoded, tuned: Tuned | None) -> ElboTerms:
+    denoise: Denoiser = bind(model.denoise, batch.cond)
+    if tuned is not None:
+        if options.path > len(tuned.paths):
+            raise ValueError(f"--path: {options.path} steps, but paths of 1 to {len(tuned.paths)} are tuned")
+        path = tuned.paths[options.path - 1]
+        levels = nodes_of(model.schedule, path)
+        errors = level_errors(denoise, batch.z, levels, batch.noise)
+        return path_terms(errors, batch.z, levels, range(1, len(path) + 1), tuned.variance)
+    if options.ode:
+        grid = uniform_logsnr(model.schedule, options.ode, end=_cleanest(model))
+        return flow_terms(denoise, batch.z, grid, batch.noise, probes=options.probes)
+    values = 256 if isinstance(model.codec, IdentityCodec) else None
+    steps = options.steps or None
+    return estimated_terms(
+        denoise, batch.z, model.schedule, batch.noise, steps=steps, draws=options.draws, values=values
+    )
+
+
+def _cleanest(model: Model) -> float:
+    return float(model.schedule(torch.zeros(1, dtype=torch.float64)))
+
+
+def _method(options: argparse.Namespace) -> str:
+    if options.path:
+        return f"tuned path of {options.path} steps"
+    if options.ode:
+        return f"probability flow in {options.ode} steps, {options.probes} probes"
+    return f"T = {options.steps or 'infinity'}, {options.draws} levels a picture"
+
+
+def _pixel_likelihood(options: argparse.Namespace, model: Model, pictures: Pictures) -> PixelLikelihood:
+    """With the scale given, or measured on pictures of `--scale-data`, or else on the very pictures."""
+    if options.scale is not None:
+        return PixelLikelihood(kind=options.likelihood, scale=options.scale)
+    if options.scale_data is not None:
+        pictures = read_pictures([options.scale_data], model.config.data.size, SCALE_PICTURES, options.seed)
+    seen: list[tuple[Image, Image]] = []
+    with torch.no_grad():
+        for batch in encoded(model, pictures, options.seed + 1):
+            seen.append((batch.images.cpu(), model.codec.decode(batch.z).float().cpu()))
+    images, decoded = (torch.cat(column) for column in zip(*seen, strict=True))
+    return PixelLikelihood(kind=options.likelihood, scale=measured_scale(options.likelihood, images, decoded))
+
+
+def _captions(options: argparse.Namespace, model: Model, pictures: Pictures) -> Iterator[str]:
+    """For each picture every caption, best first, with how far it is behind and how likely it is."""
+    conds = [model.condition([caption]) for caption in options.captions]
+    weight = SimpleEps() if options.weight == "eps" else Elbo()
+    unit = "nats" if options.weight == "elbo" else "mean squared noise error, summed"
+    names = iter(pictures.names)
+    for batch in encoded(model, pictures, options.seed):
+        scores = which_caption(
+            model.denoise, batch.z, conds, model.schedule, batch.noise, draws=options.draws, weight=weight
+        )
+        for row in range(len(batch.z)):
+            lines = [f"{next(names)}: {unit} behind the best, {options.draws} levels"]
+            for c in scores.mean[row].argsort().tolist():
+                behind, error = scores.behind[row, c].item(), scores.error[row, c].item()
+                line = f"  {behind:12.3f} +- {error:.3f}  {options.captions[c]}"
+                if options.weight == "elbo":
+                    line += f"  (p = {scores.probability[row, c].item():.3f})"
+                lines.append(line)
+            yield "\n".join(lines)
+
+
+def _named(paths: list[Path]) -> str:
+    return paths[0].name if len(paths) == 1 else f"{len(paths)} given"

@@ -1,0 +1,111 @@
+"""What `scripts/tune_sampler.py` does: measure a model's errors level by level, choose paths, keep the tables."""
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from ldm.build import Model, load_model
+from ldm.denoiser import bind
+from ldm.evaluation.encoded import Pictures, encoded, read_pictures
+from ldm.evaluation.paths import Errors, Levels, analytic_variance, level_errors, nodes_of, table_of
+from ldm.evaluation.table import Row, as_table
+from ldm.process.paths import Cost, even, optimal_paths, path_along, quadratic
+from ldm.process.schedule import Schedule
+from ldm.samplers.tuned import Tuned, save_tuned
+
+SHOWN = (2, 5, 10, 20, 50, 100, 250)  # steps of which the paths are compared in print
+
+
+def tune(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
+    """The text to print; the tables are written beside the model at the end.
+
+    Args:
+        options: of `scripts/tune_sampler.py`.
+        device: where to run.
+
+    Raises:
+        ValueError: an option, the model or the data cannot be used.
+        OSError: the model folder cannot be written.
+    """
+    model = load_model(options.model).to(device)
+    pictures = read_pictures([options.data], model.config.data.size, options.samples, options.seed)
+    timesteps = spread(model.schedule, options.levels)
+    tuned, table, size = measure(model, pictures, timesteps, most=options.steps, seed=options.seed)
+    yield (
+        f"{options.model} ({model.sha256[:12]}): {len(timesteps)} levels, {len(pictures)} pictures of {options.data}, "
+        f"seed {options.seed}"
+    )
+    yield as_table(_compared(table, len(tuned.paths), size, len(pictures)))
+    yield f"{save_tuned(options.model, tuned)}: variances of {len(timesteps)} levels, paths of 1 to {len(tuned.paths)}"
+
+
+def spread(schedule: Schedule, levels: int) -> list[int]:
+    """`levels` of the schedule's timesteps at finite level, evenly spaced, the noisiest among them.
+
+    Raises:
+        ValueError: more levels than timesteps, or fewer than 2.
+    """
+    total = schedule.steps
+    if not 2 <= levels <= total:
+        raise ValueError(f"levels: {levels} is not in 2..{total}, the schedule's timesteps")
+    noisiest = schedule(torch.ones(1, dtype=torch.float64))
+    last = total if bool(torch.isfinite(noisiest).all()) else total - 1
+    return [i - 1 for i in even(last, min(levels, last))]
+
+
+def measure(
+    model: Model, pictures: Pictures, timesteps: Sequence[int], *, most: int, seed: int
+) -> tuple[Tuned, Cost, int]:
+    """Errors at every level, and from them all tables: one evaluation for each picture and level.
+
+    Args:
+        model: from `load_model`.
+        pictures: with their captions.
+        timesteps: levels to measure, rising.
+        most: steps of the longest path, or fewer where there are fewer levels.
+        seed: of the noise.
+
+    Returns:
+        What is kept, the table of steps it comes from, and the elements of a latent.
+    """
+    levels = nodes_of(model.schedule, timesteps)
+    errors, size = _errors(model, pictures, levels, seed)
+    variance = analytic_variance(errors, levels, size, model.sha256)
+    table = table_of(errors, levels, size, variance)
+    paths = optimal_paths(table, min(most, len(timesteps)))
+    return (
+        Tuned(
+            variance=variance,
+            timesteps=tuple(timesteps),
+            paths=tuple(tuple(timesteps[i - 1] for i in path.indices) for path in paths),
+            nats=tuple(path.nats for path in paths),
+            pictures=len(pictures),
+        ),
+        table,
+        size,
+    )
+
+
+def _errors(model: Model, pictures: Pictures, levels: Levels, seed: int) -> tuple[Errors, int]:
+    parts, size = [], 0
+    for batch in encoded(model, pictures, seed):
+        parts.append(level_errors(bind(model.denoise, batch.cond), batch.z, levels, batch.noise))
+        size = batch.z[0].numel()
+    return torch.cat(parts), size
+
+
+def _compared(table: Cost, most: int, size: int, pictures: int) -> list[Row]:
+    """Bits per latent dimension of best, even and quadratic paths; without the prior term, which all share."""
+    bits, last = size * math.log(2), len(table) - 1
+    best = optimal_paths(table, most)
+    rows = []
+    for steps in sorted({*(k for k in SHOWN if k <= most), most}):
+        found = {"best": best[steps - 1], "even": path_along(table, even(last, steps))}
+        found["quadratic"] = path_along(table, quadratic(last, steps))
+        rows += [
+            Row(f"{steps} steps", f"{name} path (bits/latent dim)", p.nats / bits, None, pictures)
+            for name, p in found.items()
+        ]
+    return rows

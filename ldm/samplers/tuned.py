@@ -1,0 +1,106 @@
+"""What was measured of one model for its samplers: variances of the reverse step, and the best path of each length.
+
+It lies beside the model as `tuned.json` and names the model by its content hash.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldm.core.bundle import write_atomically
+from ldm.core.config_io import ConfigError, from_dict, to_dict
+from ldm.process.grid import TimeGrid, chosen
+from ldm.process.schedule import Schedule
+from ldm.process.variance import AnalyticVariance
+
+TUNED, FORMAT = "tuned.json", "ldm-tuned-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """Tables of one model.
+
+    Attributes:
+        variance: gamma at each measured level; it holds the model's content hash.
+        timesteps: the measured timesteps 0 .. T - 1 of the model's schedule, rising, one for each of those levels.
+        paths: the best path of 1, 2, ... steps, as timesteps, for `ldm.process.grid.chosen`.
+        nats: what each path costs in the bound, without the prior term, mean over pictures.
+        pictures: how many were measured.
+
+    Raises:
+        ValueError: the tables disagree with each other.
+    """
+
+    variance: AnalyticVariance
+    timesteps: tuple[int, ...]
+    paths: tuple[tuple[int, ...], ...]
+    nats: tuple[float, ...]
+    pictures: int
+
+    def __post_init__(self) -> None:
+        if len(self.timesteps) != len(self.variance.logsnr):
+            raise ValueError(f"timesteps: {len(self.timesteps)} for {len(self.variance.logsnr)} measured levels")
+        if len(self.paths) != len(self.nats):
+            raise ValueError(f"nats: {len(self.nats)} for {len(self.paths)} paths; give one for each")
+        known = set(self.timesteps)
+        for steps, path in enumerate(self.paths, start=1):
+            if list(path) != sorted(set(path)):
+                raise ValueError(f"paths[{steps - 1}]: {path} are not rising timesteps, each once")
+            if len(path) != steps or not known.issuperset(path):
+                raise ValueError(f"paths[{steps - 1}]: {path} are not {steps} of the measured timesteps")
+
+    @property
+    def model(self) -> str:
+        """Content hash of the model that was measured."""
+        return self.variance.model
+
+    def grid(self, schedule: Schedule, steps: int) -> TimeGrid:
+        """The levels of the best path of `steps` steps, ending at clean data.
+
+        Args:
+            schedule: the measured model's.
+            steps: 1 to the number of paths.
+
+        Raises:
+            ValueError: no path of that length was measured.
+        """
+        if not 1 <= steps <= len(self.paths):
+            raise ValueError(f"steps: {steps} is not in 1..{len(self.paths)}, the tuned paths; tune with more levels")
+        return chosen(schedule, self.paths[steps - 1])
+
+
+def save_tuned(folder: Path, tuned: Tuned) -> Path:
+    """Write `tuned.json` beside the model, atomically; returns its path.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path = folder / TUNED
+    write_atomically(path, json.dumps({"format": FORMAT} | to_dict(tuned)).encode())
+    return path
+
+
+def load_tuned(folder: Path, model: str) -> Tuned:
+    """Read the tables of the model in `folder`.
+
+    Args:
+        folder: of the model.
+        model: its content hash, `Model.sha256`.
+
+    Raises:
+        ValueError: there are none, they are damaged, or they were measured on another model.
+    """
+    path = folder / TUNED
+    again = f"run scripts/tune_sampler.py --model {folder}"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; {again}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+            raise ConfigError("it has another format")
+        tuned = from_dict(Tuned, found, "tuned")
+    except (UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
+        raise ValueError(f"{path}: not tables of this version ({error}); {again}") from error
+    if tuned.model != model:
+        raise ValueError(f"{path}: measured on model {tuned.model[:12]}, but this is {model[:12]}; {again}")
+    return tuned

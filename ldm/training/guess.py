@@ -1,0 +1,62 @@
+"""Train the guess of the latent from the text, before the U-Net that reads it."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from ldm.core.bundle import write_atomically
+from ldm.core.optim import adamw
+from ldm.core.rng import fold
+from ldm.data.latents import LatentCache
+from ldm.nets.guess import LatentGuess
+
+FILE = "guess.safetensors"
+
+
+def train_guess(guess: LatentGuess, seen: LatentCache, null: Tensor, dropped: float, seed: int, out: Path) -> None:
+    """Regress the cached latents on their captions; a finished one is read from `out` instead.
+
+    Args:
+        guess: trained in place, and frozen.
+        seen: latents (posterior means) and pooled texts.
+        null: pooled text of the empty caption (p,).
+        dropped: share of captions replaced by it.
+        seed: of order and dropout.
+        out: folder of the run; the weights are kept there.
+    """
+    if (out / FILE).is_file():
+        guess.load_state_dict(load_file(out / FILE))
+    else:
+        _regress(guess.train(), seen, null, dropped, seed)
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / FILE, save(guess.state_dict()))
+    guess.eval().requires_grad_(False)
+
+
+def error(guess: LatentGuess, data: LatentCache) -> float:
+    """Mean squared error per element over a whole cache."""
+    mean, pooled = data.means_and_texts()
+    with torch.no_grad():
+        return float(((guess.eval()(pooled.float()) - mean.float()) ** 2).mean())
+
+
+def _regress(guess: LatentGuess, seen: LatentCache, null: Tensor, dropped: float, seed: int) -> None:
+    spec = guess.spec
+    mean, pooled = seen.means_and_texts()
+    torch.manual_seed(fold(seed, "guess"))
+    optimizer = adamw(guess, spec.optim)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, spec.optim.factor)
+    for _ in range(spec.optim.steps):
+        rows = torch.randint(len(mean), (spec.batch,))
+        empty = torch.rand(spec.batch, 1) < dropped
+        text = torch.where(empty, null.float(), pooled[rows].float())
+        with torch.autocast("cpu", torch.bfloat16):
+            found = guess(text)
+        loss = ((found.float() - mean[rows].float()) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(guess.parameters(), spec.optim.clip)
+        optimizer.step()
+        schedule.step()

@@ -1,0 +1,28 @@
+#!/usr/bin/env python3
+"""Train a classifier of noisy latents, for classifier guidance. Run again with the same --out to resume."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+
+def main() -> None:
+    """Parse, load the configuration, train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="configs/classifier/style.yaml", help="YAML file of the run")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. optim.lr=1e-4")
+    parser.add_argument("--out", default="runs/classifier", help="folder of checkpoints, logs and the bundle")
+    arguments = parser.parse_args()
+
+    from ldm.core.config_io import load
+    from ldm.training.classifier import ClassifierConfig, fit
+
+    print(fit(load(arguments.config, ClassifierConfig, arguments.set), Path(arguments.out)))
+
+
+if __name__ == "__main__":
+    from ldm.core.command import run
+
+    run(main)

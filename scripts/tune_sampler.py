@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Measure a model's errors level by level; keep the best variances and the best path of each length beside it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--model", type=Path, default=ROOT / "models" / "emoji", help="model folder; tuned.json goes there")
+    p.add_argument("--data", type=Path, default=ROOT / "data" / "emoji" / "train", help="folder of pictures")
+    p.add_argument("--samples", type=int, default=64, help="pictures to measure on")
+    p.add_argument("--levels", type=int, default=100, help="timesteps to measure, each one evaluation a picture")
+    p.add_argument("--steps", type=int, default=50, help="longest path")
+    p.add_argument("--seed", type=int, default=0, help="of the choice of pictures and the noise")
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    return p
+
+
+def main() -> None:
+    options = parser().parse_args()
+    from ldm.evaluation.tune import tune
+    from ldm.inference.command import pick_device
+
+    for text in tune(options, pick_device(options.device)):
+        print(text, end="\n\n", flush=True)
+
+
+if __name__ == "__main__":
+    from ldm.core.command import run
+
+    run(main)

@@ -1,0 +1,386 @@
+"""Bits per dimension where the likelihood is known: a mixture of Gaussians, a linear Gaussian autoencoder."""
+
+import json
+import math
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ldm.core.gaussian import Gaussian, log_prob, sample
+from ldm.core.rng import NoiseStream
+from ldm.denoiser import Denoised
+from ldm.evaluation.bpd import PictureBound, bits_rows, estimated_terms, flow_terms, joined, stage_one
+from ldm.evaluation.paths import analytic_variance, level_errors, nodes_of, path_terms, table_of, term_table
+from ldm.evaluation.pixels import PixelLikelihood, measured_scale
+from ldm.process.elbo import ElboTerms, denoise_term
+from ldm.process.exact import GaussianMixture
+from ldm.process.grid import uniform_logsnr
+from ldm.process.paths import even, optimal_paths, path_along
+from ldm.process.schedule import Cosine, LinearBeta, LinearLogSNR
+from ldm.process.variance import AnalyticVariance, noise_power
+from ldm.samplers.tuned import Tuned, load_tuned, save_tuned
+
+INF = math.inf
+
+
+def doubles(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+WORLD = GaussianMixture(w=doubles(0.3, 0.7), mu=doubles([-1.0, 0.6], [0.8, -0.4]), var=doubles([0.2, 0.4], [0.3, 0.1]))
+
+
+def best(x_t, logsnr):
+    return Denoised(x0=WORLD.denoise(x_t, logsnr))
+
+
+def drawn(n, seed=0):
+    noise = NoiseStream([seed])
+    return WORLD.sample(noise.uniform((1, n))[0].double(), noise.normal((1, n, 2))[0].double())
+
+
+def nll(x0):
+    return -WORLD.log_prob(x0, torch.full((len(x0),), INF, dtype=torch.float64))
+
+
+def errors_at(levels, n, seed=0):
+    x0 = drawn(n, seed)
+    return x0, level_errors(best, x0, levels, NoiseStream(range(seed, seed + n)))
+
+
+def every(schedule, steps):
+    """Levels at t = 1/T, ..., 1."""
+    return schedule(torch.arange(1, steps + 1).double() / steps)
+
+
+# The bound without a first stage
+
+LINE = GaussianMixture(w=doubles(0.3, 0.7), mu=doubles([-1.0], [0.8]), var=doubles(0.2, 0.1))
+AXIS = torch.linspace(
+    -7, 7, 401, dtype=torch.float64
+)  # 0.035 apart: the trapezoid rule is exact on Gaussians this wide
+
+
+def integral(values):
+    return values.sum(-1) * (AXIS[1] - AXIS[0])
+
+
+def over_the_axis(function, levels):
+    """A function of (x_t, logsnr) at every level and every point of the axis (levels, 401)."""
+    x_t, logsnr = AXIS.repeat(len(levels))[:, None], levels.repeat_interleave(len(AXIS))
+    return function(x_t, logsnr).reshape(len(levels), len(AXIS))
+
+
+def expected_errors(levels):
+    """E|x_0 - E[x_0 | x_t]|^2 at every level, by quadrature: a row as of one picture (1, t)."""
+    density = over_the_axis(LINE.log_prob, levels).exp()
+    return integral(density * over_the_axis(lambda x_t, logsnr: LINE.variance(x_t, logsnr)[:, 0], levels))[None]
+
+
+def expected_bound_and_entropy(levels, variance):
+    density = over_the_axis(LINE.log_prob, doubles(INF))[0].exp()
+    power = integral(density * AXIS**2).sqrt().reshape(1, 1)  # the prior term sees x_0 only through its square
+    indices = range(1, len(levels) + 1)
+    terms = path_terms(expected_errors(levels), power, levels, indices, variance)
+    return terms.total.item(), -integral(density * density.log().clamp(min=-700)).item()
+
+
+@pytest.mark.parametrize("schedule", [LinearLogSNR(logsnr_min=-9.0, logsnr_max=9.0), Cosine()], ids=lambda s: s.kind)
+@pytest.mark.parametrize("steps", [1, 2, 5, 20, 100])
+def test_the_bound_is_above_the_likelihood_for_every_number_of_steps(schedule, steps):
+    levels = every(schedule, steps)
+    bound, true = expected_bound_and_entropy(levels, "posterior")
+    tuned, _ = expected_bound_and_entropy(levels, analytic_variance(expected_errors(levels), levels, 1))
+    assert true < tuned < bound
+
+
+def test_with_a_thousand_steps_it_is_within_one_percent_and_the_rest_shrinks_with_the_step():
+    def at(steps, tuned=False):
+        levels = every(LinearLogSNR(logsnr_min=-9.0, logsnr_max=9.0), steps)
+        return expected_bound_and_entropy(
+            levels, analytic_variance(expected_errors(levels), levels, 1) if tuned else "posterior"
+        )
+
+    bound, true = at(1000, tuned=True)
+    assert true < bound < 1.01 * true
+    (fine, _), (coarse, _) = at(1000), at(250)
+    assert (coarse - true) / (fine - true) == pytest.approx(4, rel=0.1)  # first order for the posterior's variance
+
+
+def test_measured_errors_have_the_expected_mean():
+    levels, n = doubles(6.0, 1.0, -3.0), 4000
+    noise = NoiseStream([3])
+    x0 = LINE.sample(noise.uniform((1, n))[0].double(), noise.normal((1, n, 1))[0].double())
+    errors = level_errors(lambda x_t, logsnr: Denoised(LINE.denoise(x_t, logsnr)), x0, levels, NoiseStream(range(n)))
+    assert (abs(errors.mean(0) - expected_errors(levels)[0]) < 4 * errors.std(0) / n**0.5).all()
+
+
+def test_the_estimate_from_all_levels_is_the_sum_over_them_and_that_from_some_is_unbiased():
+    """A denoiser that is off by a known amount, so that nothing depends on the noise."""
+    x0, schedule, steps = drawn(3), LinearBeta(), 6
+
+    def off(x_t, logsnr):
+        return Denoised(x0 + 0.1 * torch.sigmoid(logsnr)[:, None])
+
+    levels = every(schedule, steps)
+    t, s = levels[1:], levels[:-1]
+    whole = sum(denoise_term(x0[:1], x0[:1] + 0.1 * b.sigmoid(), a[None], b[None]) for a, b in zip(s, t, strict=True))
+    found = estimated_terms(off, x0, schedule, NoiseStream([1, 2, 3]), steps=steps, draws=steps - 1)
+    assert torch.allclose(found.denoise, whole.expand(3), rtol=1e-6)  # times are uniform draws in float32
+    some = [
+        estimated_terms(off, x0, schedule, NoiseStream([i, i + 500, i + 900]), steps=steps, draws=2).denoise.mean()
+        for i in range(200)
+    ]
+    some = torch.stack(some)
+    assert abs(some.mean() - whole) < 4 * some.std() / len(some) ** 0.5
+
+
+def test_the_continuous_estimate_agrees_with_the_likelihood():
+    x0 = drawn(400, seed=5)
+    schedule = LinearLogSNR(logsnr_min=-9.0, logsnr_max=9.0)
+    found = estimated_terms(best, x0, schedule, NoiseStream(range(400, 800)), steps=None, draws=40).total - nll(x0)
+    assert abs(found.mean()) < 4 * found.std() / 20
+    assert found.std() < 3  # stratified: forty independent levels would give half as much again
+
+
+def test_the_probability_flow_gives_the_likelihood_of_every_latent():
+    """On a line a probe of signs is exact, and at 14 nats the flow's own noise is a thousandth."""
+    noise = NoiseStream([3])
+    x0 = LINE.sample(noise.uniform((1, 20))[0].double(), noise.normal((1, 20, 1))[0].double())
+    true = -LINE.log_prob(x0, torch.full((20,), INF, dtype=torch.float64))
+    grid = uniform_logsnr(LinearLogSNR(logsnr_min=-9.0, logsnr_max=13.0), 40, end=14.0)
+    flow = flow_terms(lambda x_t, logsnr: Denoised(LINE.denoise(x_t, logsnr)), x0, grid, NoiseStream(range(20))).total
+    assert (flow - true).abs().max() < 0.03
+
+
+def test_pixels_without_a_first_stage_are_probabilities():
+    """With all but clean pixels the bound of a perfect denoiser costs nothing beyond its prior."""
+    x0 = torch.randint(0, 256, (5, 12)).double() / 127.5 - 1
+    schedule = LinearLogSNR(logsnr_min=-9.0, logsnr_max=18.0)
+    terms = estimated_terms(
+        lambda x_t, logsnr: Denoised(x0), x0, schedule, NoiseStream(range(5)), steps=None, draws=2, values=256
+    )
+    assert (terms.denoise == 0).all() and (terms.recon >= 0).all() and terms.recon.max() < 1e-6
+
+
+# Tables and sub-paths
+
+
+def test_a_sub_path_costs_what_its_table_says_and_no_less_than_the_best():
+    levels = every(Cosine(logsnr_min=-8.0, logsnr_max=8.0), 24)
+    x0, errors = errors_at(levels, 50)
+    for variance in ("posterior", "upper", analytic_variance(errors, levels, 2)):
+        table = table_of(errors, levels, 2, variance)
+        paths = optimal_paths(table, 24)
+        for steps in (1, 2, 5, 12, 24):
+            for indices in (paths[steps - 1].indices, even(24, steps)):
+                terms = path_terms(errors, x0, levels, indices, variance)
+                measured = (terms.recon + terms.denoise).mean().item()
+                assert measured == pytest.approx(path_along(table, indices).nats, rel=1e-10)
+                assert measured >= paths[steps - 1].nats * (1 - 1e-12)
+
+
+def test_on_other_latents_a_sub_path_is_still_a_bound_and_at_most_noise_better_than_its_table():
+    levels = every(Cosine(logsnr_min=-8.0, logsnr_max=8.0), 24)
+    seen = errors_at(levels, 300)[1]
+    variance = analytic_variance(seen, levels, 2)
+    x0, errors = errors_at(levels, 300, seed=5000)
+    for path in optimal_paths(table_of(seen, levels, 2, variance), 24)[1::5]:
+        terms = path_terms(errors, x0, levels, path.indices, variance)
+        gap = terms.total - nll(x0)
+        assert gap.mean() > -3 * gap.std() / 300**0.5
+        spread = ((terms.recon + terms.denoise).std() * (2 / 300) ** 0.5).item()
+        assert (terms.recon + terms.denoise).mean().item() > path.nats - 4 * spread
+
+
+def test_a_table_is_the_divergences_step_by_step():
+    """Every entry against `denoise_term` of the latents themselves, for a step of any length."""
+    x0, levels = drawn(6), doubles(6.0, 2.0, 0.5, -4.0)
+    x0_hat = {level: x0 + 0.3 * torch.randn(6, 2, dtype=torch.float64) for level in levels.tolist()}
+    table = term_table(lambda x_t, logsnr: Denoised(x0_hat[logsnr[0].item()]), x0, levels, NoiseStream(range(6)))
+    for t in range(1, 4):
+        for s in range(t):
+            pair = levels[s].expand(6), levels[t].expand(6)
+            term = denoise_term(x0, x0_hat[levels[t].item()], *pair).mean()
+            assert table[t + 1, s + 1].item() == pytest.approx(term.item(), rel=1e-10)
+    assert torch.isinf(table[torch.ones(5, 5, dtype=torch.bool).triu()]).all()
+    assert torch.allclose(table[1:, 0], math.log(2 * math.pi * math.e) - levels, rtol=1e-12)
+
+
+@given(st.floats(0.05, 4.0), st.integers(0, 1000))
+def test_no_single_variance_is_better_on_any_step_than_the_analytic_one(factor, seed):
+    levels = every(Cosine(logsnr_min=-8.0, logsnr_max=8.0), 6)
+    errors = errors_at(levels, 20, seed)[1]
+    errors = torch.minimum(errors, errors / errors.mean(0) * 1.9 / levels.exp())  # no worse than no network at all
+    variance = analytic_variance(errors, levels, 2)
+    table = table_of(errors, levels, 2, variance)
+    steps = torch.ones(7, 7, dtype=torch.bool).tril(-1)
+    for other in ("posterior", "upper", _scaled(variance, factor)):
+        worse = table_of(errors, levels, 2, other)
+        assert (table[steps] <= worse[steps] + 1e-9).all()
+
+
+def _scaled(variance, factor):
+    """Another table of statistics: 1 - gamma times a factor."""
+    gamma = tuple(max(0.0, 1 - factor * (1 - g)) for g in variance.gamma)
+    return AnalyticVariance(logsnr=variance.logsnr, gamma=gamma, model="")
+
+
+def test_for_the_exact_denoiser_the_statistic_is_the_power_of_its_noise():
+    levels = doubles(4.0, 0.0, -3.0)
+    x0 = drawn(4000)
+    errors = level_errors(best, x0, levels, NoiseStream(range(4000)))
+    variance = analytic_variance(errors, levels, 2)
+    for i, level in enumerate(levels):
+        eps = torch.randn(4000, 2, dtype=torch.float64)
+        x_t = level.sigmoid().sqrt() * x0 + (-level).sigmoid().sqrt() * eps
+        power = noise_power(WORLD.denoise(x_t, level.expand(4000)), x_t, level.expand(4000))
+        assert variance.gamma[i] == pytest.approx(power.mean().item(), abs=0.04)
+
+
+def test_nodes_are_the_levels_of_timesteps():
+    schedule = LinearBeta()
+    assert nodes_of(schedule, [0, 499, 999]).tolist() == [schedule.nodes()[i] for i in (1, 500, 1000)]
+    for bad in ([], [3, 3], [5, 2], [0, 1000]):
+        with pytest.raises(ValueError, match="timesteps"):
+            nodes_of(schedule, bad)
+
+
+# The first stage
+
+
+def linear_autoencoder():
+    """x = W z + noise with orthogonal columns: the posterior is diagonal, and everything is Gaussian."""
+    w = torch.linalg.qr(torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
+    w = w * doubles(1.5, 0.4)
+    var = 0.09
+
+    def decode(z):
+        return (z @ w.T).reshape(-1, 1, 2, 3)
+
+    def posterior(image):
+        precision = 1 + (w**2).sum(0) / var
+        mean = image.flatten(1) @ w / var / precision
+        return Gaussian(mean, (1 / precision).expand_as(mean))
+
+    marginal = torch.distributions.MultivariateNormal(torch.zeros(6).double(), w @ w.T + var * torch.eye(6).double())
+    return decode, posterior, var**0.5, marginal
+
+
+def test_for_a_linear_gaussian_autoencoder_with_the_true_posterior_the_bound_is_the_likelihood():
+    """With E over q taken exactly by four points, for every single picture."""
+    decode, posterior, scale, marginal = linear_autoencoder()
+    likelihood = PixelLikelihood(kind="gaussian", scale=scale, levels=None)
+    images = marginal.sample((7,)).reshape(7, 1, 2, 3)
+    totals = []
+    for signs in product((-1.0, 1.0), repeat=2):
+        q = posterior(images)
+        z = sample(q, doubles(*signs).expand(7, 2))
+        one = stage_one(decode, images, q, z, likelihood)
+        zeros = torch.zeros(7, dtype=torch.float64)
+        prior = -log_prob(Gaussian(torch.zeros_like(z), torch.ones_like(z)), z)
+        totals.append(PictureBound(6, one.pixels, one.log_q, ElboTerms(zeros, prior, zeros)).total)
+    assert torch.allclose(torch.stack(totals).mean(0), -marginal.log_prob(images.flatten(1)), rtol=1e-12)
+
+
+def test_with_another_posterior_the_bound_is_looser_by_its_divergence():
+    decode, posterior, scale, marginal = linear_autoencoder()
+    likelihood = PixelLikelihood(kind="gaussian", scale=scale, levels=None)
+    images = marginal.sample((7,)).reshape(7, 1, 2, 3)
+    true = posterior(images)
+    wrong = Gaussian(true.mean + 0.1, 2 * true.var)
+    total = torch.zeros(7, dtype=torch.float64)
+    for signs in product((-1.0, 1.0), repeat=2):
+        z = sample(wrong, doubles(*signs).expand(7, 2))
+        one = stage_one(decode, images, wrong, z, likelihood)
+        total += (one.pixels + one.log_q - log_prob(Gaussian(torch.zeros_like(z), torch.ones_like(z)), z)) / 4
+    lost = 0.5 * (2 - 1 - math.log(2) + 0.01 / true.var).sum(1)
+    assert torch.allclose(total, lost - marginal.log_prob(images.flatten(1)), rtol=1e-12)
+
+
+def test_a_point_posterior_is_refused():
+    image = torch.zeros(1, 1, 2, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="variance of 0"):
+        stage_one(lambda z: z, image, Gaussian(image, torch.zeros_like(image)), image, PixelLikelihood(scale=0.1))
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "laplace"])
+@pytest.mark.parametrize(("mean", "scale"), [(0.3, 0.2), (0.301, 1e-4), (-1.2, 0.05), (0.999, 0.003), (0.0, 3.0)])
+def test_probabilities_of_pixels_sum_to_one(kind, mean, scale):
+    values = (torch.arange(256).double() / 127.5 - 1).reshape(-1, 1, 1, 1)
+    nats = PixelLikelihood(kind=kind, scale=scale).nll(values, torch.full_like(values, mean))
+    assert torch.exp(-nats).sum().item() == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "laplace"])
+def test_probability_is_density_times_width_where_that_is_flat_and_finite_far_away(kind):
+    x, x_hat = doubles(51.0).reshape(1, 1, 1, 1) / 127.5 - 1, doubles(0.1).reshape(1, 1, 1, 1)
+    wide = PixelLikelihood(kind=kind, scale=0.5)
+    density = PixelLikelihood(kind=kind, scale=0.5, levels=None)
+    assert wide.nll(x, x_hat).item() == pytest.approx(density.nll(x, x_hat).item() - math.log(2 / 255), abs=1e-4)
+    assert 100 < PixelLikelihood(kind=kind, scale=0.005).nll(x, x_hat).item() < INF
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "laplace"])
+def test_the_measured_scale_is_the_likeliest(kind):
+    x, x_hat = torch.randn(2, 1, 5, 5, dtype=torch.float64), torch.randn(2, 1, 5, 5, dtype=torch.float64)
+    scale = measured_scale(kind, x, x_hat)
+    at = [PixelLikelihood(kind=kind, scale=scale * f, levels=None).nll(x, x_hat).sum() for f in (0.99, 1.0, 1.01)]
+    assert at[1] < at[0] and at[1] < at[2]
+
+
+def test_bits_are_nats_over_size_and_log_two_with_standard_errors():
+    latent = ElboTerms(doubles(1.0, 2.0), doubles(0.0, 0.0), doubles(3.0, 4.0))
+    bound = PictureBound(10, doubles(20.0, 22.0), doubles(-4.0, -4.0), latent)
+    rows = {row.figure: row for row in bits_rows("some", joined([bound, bound]))}
+    assert rows["total (bits/dim)"].value == pytest.approx(22 / (10 * math.log(2)), rel=1e-12)
+    assert rows["total (bits/dim)"].n == 4
+    parts = sum(row.value for name, row in rows.items() if not name.startswith("total"))
+    assert parts == pytest.approx(rows["total (bits/dim)"].value, rel=1e-12)
+    flow = {row.figure: row.value for row in bits_rows("some", bound, "by the flow")}
+    assert flow["by the flow (bits/dim)"] == pytest.approx(5 / (10 * math.log(2)), rel=1e-12)
+    assert rows["latent, decoding (bits/dim)"].error == pytest.approx(0.5 / 3**0.5 / (10 * math.log(2)), rel=1e-9)
+
+
+# Tables beside a model
+
+
+def tables(model):
+    schedule = LinearBeta(steps=10)
+    timesteps = (1, 4, 9)
+    levels = tuple(nodes_of(schedule, timesteps).tolist())
+    variance = AnalyticVariance(logsnr=levels, gamma=(0.9, 0.5, 0.1), model=model)
+    return Tuned(variance=variance, timesteps=timesteps, paths=((9,), (4, 9)), nats=(3.0, 2.0), pictures=8)
+
+
+def test_tables_come_back_as_they_were_and_give_the_grid_of_their_path(tmp_path):
+    save_tuned(tmp_path, tables("abc"))
+    tuned, schedule = load_tuned(tmp_path, "abc"), LinearBeta(steps=10)
+    assert tuned == tables("abc")
+    grid = tuned.grid(schedule, 2)
+    assert grid.logsnr.tolist() == [schedule.nodes()[10], schedule.nodes()[5], INF]
+    tuned.variance.check(grid)
+    with pytest.raises(ValueError, match=r"steps: 3 is not in 1\.\.2"):
+        tuned.grid(schedule, 3)
+
+
+def test_tables_of_another_model_or_damaged_ones_are_refused_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="no such file; run scripts/tune_sampler.py"):
+        load_tuned(tmp_path, "abc")
+    path = save_tuned(tmp_path, tables("abc"))
+    whole = json.loads(path.read_text())
+    for text, message in (
+        (path.read_text(), "measured on model abc, but this is xyz"),
+        (path.read_text()[:40], "not tables of this version"),
+        (json.dumps(whole | {"format": "other"}), "another format"),
+        (json.dumps(whole | {"paths": [[9], [9, 4]]}), r"paths\[1\]: \(9, 4\) are not rising"),
+        (json.dumps(whole | {"paths": [[9], [4, 8]]}), "not 2 of the measured"),
+        (json.dumps(whole | {"nats": [3.0]}), "nats: 1 for 2 paths"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message) as refused:
+            load_tuned(tmp_path, "xyz")
+        assert "\n" not in str(refused.value)

@@ -1,0 +1,79 @@
+"""The guess of the latent from the text: what it learns, how it reaches the U-Net, what is refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ldm.config import RunConfig
+from ldm.core.config_io import from_dict, to_dict
+from ldm.core.optim import OptimSpec
+from ldm.nets.cond import Cond
+from ldm.nets.guess import GuessSpec, LatentGuess, noisy
+from ldm.nets.unet import UNetSpec
+from ldm.training.guess import error, train_guess
+
+SPEC = GuessSpec(
+    pooled_dim=6, shape=(2, 4, 4), width=64, dropout=0.0, batch=64, optim=OptimSpec(lr=5e-3, warmup=5, steps=200)
+)
+
+
+class Cache:
+    """Latents that are a function of the text, in place of a `LatentCache`."""
+
+    def __init__(self, n: int):
+        generator = torch.Generator().manual_seed(n)
+        self.pooled = torch.randn(n, 6, generator=generator)
+        shift = torch.arange(32.0).reshape(2, 4, 4) / 32
+        self.mean = torch.tanh(self.pooled.sum(1))[:, None, None, None] + shift
+
+    def means_and_texts(self):
+        return self.mean.half(), self.pooled.half()
+
+
+def test_it_learns_the_latent_of_a_text_and_keeps_it(tmp_path):
+    torch.manual_seed(0)
+    guess, again = LatentGuess(SPEC), LatentGuess(SPEC)
+    before = error(guess, Cache(300))
+    train_guess(guess, Cache(200), torch.zeros(6), 0.0, 0, tmp_path)
+    assert error(guess, Cache(300)) < 0.1 * before
+    assert not any(p.requires_grad for p in guess.parameters()) and not guess.training
+    train_guess(again, Cache(200), torch.zeros(6), 0.0, 0, tmp_path)  # read from the folder
+    assert all(torch.equal(a, b) for a, b in zip(guess.parameters(), again.parameters(), strict=True))
+
+
+def test_the_empty_caption_gets_the_mean_of_all(tmp_path):
+    torch.manual_seed(0)
+    guess, data, null = LatentGuess(SPEC), Cache(200), torch.full((6,), 9.0)
+    train_guess(guess, data, null, 0.5, 0, tmp_path)
+    with torch.no_grad():
+        assert (guess(null[None])[0] - data.mean.mean(0)).abs().mean() < 0.1
+
+
+def test_it_becomes_the_channels_of_any_size_of_latent():
+    guess, cond = LatentGuess(SPEC), Cond(tokens=torch.zeros(3, 1, 6), pooled=torch.randn(3, 6))
+    with torch.no_grad():
+        plain, wide = guess.into(cond), guess.into(cond, (4, 8))
+    assert plain.channels is not None and wide.channels is not None
+    assert torch.equal(plain.channels, guess(cond.pooled)) and wide.channels.shape == (3, 2, 4, 8)
+    with pytest.raises(ValueError, match="reads a pooled text, and this text encoder gives none"):
+        guess.into(replace(cond, pooled=None))
+
+
+def test_noise_is_added_at_each_rows_own_level():
+    cond = Cond(tokens=torch.zeros(2, 1, 6), channels=torch.ones(2, 2, 4, 4))
+    found = noisy(cond, torch.tensor([0.0, 0.5]), torch.full((2, 2, 4, 4), 2.0)).channels
+    assert (
+        found is not None
+        and torch.equal(found[0], torch.ones(2, 4, 4))
+        and torch.equal(found[1], 2 * torch.ones(2, 4, 4))
+    )
+
+
+def test_the_network_must_read_it_and_a_file_keeps_it():
+    with pytest.raises(ValueError, match="net.cond_channels: 0, but the guess has 2 channels"):
+        RunConfig(guess=SPEC)
+    config = RunConfig(guess=SPEC, net=UNetSpec(cond_channels=2))
+    assert from_dict(RunConfig, to_dict(config)) == config
+    with pytest.raises(ValueError, match="guess: dropout 1.5 is in"):
+        GuessSpec(dropout=1.5)

@@ -1,0 +1,37 @@
+"""A U-Net that reads a guess of the latent: trained, resumed with the same guess, loaded, drawn at other sizes."""
+
+import pytest
+import stages
+import torch
+from PIL import Image
+
+from ldm.build import load_model
+from ldm.core.bundle import load_bundle
+
+GUESS = (
+    "guess={shape: [4, 8, 8], width: 32, batch: 8, optim: {lr: 1e-3, steps: 20}}",
+    "net.cond_channels=4",
+    "data.latents=mean",
+)
+
+
+@pytest.mark.slow
+def test_a_guess_is_trained_first_kept_and_used(shapes, random_autoencoder, tmp_path):
+    def train(steps: int) -> str:
+        changes = (*GUESS, f"optim.steps={steps}", "validate_every=2")
+        options = stages.ldm_options(shapes, random_autoencoder, tmp_path / "ldm", *changes)
+        return stages.finish(stages.start("train_ldm", *options)).splitlines()[-1]
+
+    folder = train(2)
+    first = load_bundle(f"{folder}/ldm.safetensors").weights
+    assert train(4) == folder
+    second = load_bundle(f"{folder}/ldm.safetensors").weights
+    names = [name for name in first if name.startswith("guess.")]
+    assert names and all(torch.equal(first[name], second[name]) for name in names)
+
+    model = load_model(folder)
+    cond = model.condition(["a red circle"])
+    assert cond.channels is not None and torch.equal(cond.channels, model.guess(cond.pooled))
+    drawn = ["--model", folder, "--out", tmp_path / "drawn", "--prompt", "a red circle", "--width", "64"]
+    with Image.open(stages.finish(stages.start("txt2img", *drawn)).strip()) as picture:
+        assert picture.size == (64, 32)

@@ -1,0 +1,45 @@
+"""The benchmark of recipes trains what training trains and reports every variant."""
+
+import runpy
+import sys
+
+import pytest
+import stages
+import torch
+
+from ldm.config import RunConfig
+from ldm.core.config_io import load
+
+
+@pytest.fixture
+def recipes():
+    return runpy.run_path(str(stages.ROOT / "benchmarks" / "recipes.py"))
+
+
+def settings(shapes, autoencoder, cache):
+    options = stages.ldm_options(shapes, autoencoder, cache / "ldm")
+    return options[options.index("--set") + 1 :: 2]
+
+
+@pytest.mark.slow
+def test_every_variant_gets_its_minutes_and_a_line(recipes, shapes, random_autoencoder, tmp_path, monkeypatch, capsys):
+    common = [part for s in settings(shapes, random_autoencoder, tmp_path) for part in ("--set", s)]
+    variants = ["--variant", "small", "data.batch=2", "--variant", "large", "data.batch=8", "optim.lr=1e-4"]
+    options = ["--config", str(stages.ROOT / "configs/smoke/ldm.yaml"), *common, "--minutes", "0.01", *variants]
+    monkeypatch.setattr(sys, "argv", ["recipes.py", *options])
+    recipes["main"]()
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith(("| small", "| large"))]
+    for row, batch in zip(rows, (2, 8), strict=True):
+        assert int(row[4]) == batch * int(row[3]) > 0
+        assert 0 < float(row[5]) < 10
+
+
+def test_a_trial_learns(recipes, shapes, random_autoencoder, tmp_path):
+    changes = [*settings(shapes, random_autoencoder, tmp_path), "optim.lr=3e-3", "optim.ema=0.5"]
+    trial = recipes["begin"]("one", load(stages.ROOT / "configs/smoke/ldm.yaml", RunConfig, changes))
+    before = recipes["held_out_loss"](trial.module, trial.held_out)
+    assert torch.equal(before, recipes["held_out_loss"](trial.module, trial.held_out))
+    for _ in range(80):
+        recipes["step"](trial)
+    after = recipes["held_out_loss"](trial.module, trial.held_out)
+    assert after.shape == (8,) and after.mean() < 0.9 * before.mean()
