@@ -48,7 +48,7 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     if model.guess is not None:
         null = cacheable(model, [""]).pooled
         assert null is not None  # `_check_text` has seen that the encoder gives one
-        train_guess(model.guess, seen, null[0].detach(), config.data.drop_caption, config.seed, out)
+        train_guess(model.guess, seen.means_and_texts(), null[0].detach(), config.data.drop_caption, config.seed, out)
     module = LatentDiffusion(model, PROMPTS)
     trainer = make_trainer(
         out,

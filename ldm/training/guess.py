@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from ldm.core.bundle import write_atomically
 from ldm.core.optim import adamw
 from ldm.core.rng import fold
-from ldm.data.latents import LatentCache
 from ldm.nets.guess import LatentGuess
 
 FILE = "guess.safetensors"
+Pairs = tuple[Tensor, Tensor]  # latents (n, c, h, w) and the pooled texts of their captions (n, p)
 
 
-def train_guess(guess: LatentGuess, seen: LatentCache, null: Tensor, dropped: float, seed: int, out: Path) -> None:
+def train_guess(guess: LatentGuess, seen: Pairs, null: Tensor, dropped: float, seed: int, out: Path) -> None:
     """Regress the cached latents on their captions; a finished one is read from `out` instead.
 
     Args:
         guess: trained in place, and frozen.
-        seen: latents (posterior means) and pooled texts.
+        seen: from `LatentCache.means_and_texts`.
         null: pooled text of the empty caption (p,).
         dropped: share of captions replaced by it.
         seed: of order and dropout.
@@ -35,16 +35,16 @@ def train_guess(guess: LatentGuess, seen: LatentCache, null: Tensor, dropped: fl
     guess.eval().requires_grad_(False)
 
 
-def error(guess: LatentGuess, data: LatentCache) -> float:
-    """Mean squared error per element over a whole cache."""
-    mean, pooled = data.means_and_texts()
+def error(guess: LatentGuess, data: Pairs) -> float:
+    """Mean squared error per element over all pairs."""
+    mean, pooled = data
     with torch.no_grad():
         return float(((guess.eval()(pooled.float()) - mean.float()) ** 2).mean())
 
 
-def _regress(guess: LatentGuess, seen: LatentCache, null: Tensor, dropped: float, seed: int) -> None:
+def _regress(guess: LatentGuess, seen: Pairs, null: Tensor, dropped: float, seed: int) -> None:
     spec = guess.spec
-    mean, pooled = seen.means_and_texts()
+    mean, pooled = seen
     torch.manual_seed(fold(seed, "guess"))
     optimizer = adamw(guess, spec.optim)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, spec.optim.factor)
