@@ -48,7 +48,9 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     if model.guess is not None:
         null = cacheable(model, [""]).pooled
         assert null is not None  # `_check_text` has seen that the encoder gives one
-        train_guess(model.guess, seen.means_and_texts(), null[0].detach(), config.data.drop_caption, config.seed, out)
+        start = started.guess if started is not None else None
+        pairs, dropped = seen.means_and_texts(), config.data.drop_caption
+        train_guess(model.guess, pairs, null[0].detach(), dropped, config.seed, out, start)
     module = LatentDiffusion(model, PROMPTS)
     trainer = make_trainer(
         out,

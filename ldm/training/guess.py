@@ -15,8 +15,16 @@ FILE = "guess.safetensors"
 Pairs = tuple[Tensor, Tensor]  # latents (n, c, h, w) and the pooled texts of their captions (n, p)
 
 
-def train_guess(guess: LatentGuess, seen: Pairs, null: Tensor, dropped: float, seed: int, out: Path) -> None:
-    """Regress the cached latents on their captions; a finished one is read from `out` instead.
+def train_guess(
+    guess: LatentGuess,
+    seen: Pairs,
+    null: Tensor,
+    dropped: float,
+    seed: int,
+    out: Path,
+    start: LatentGuess | None = None,
+) -> None:
+    """Regress the cached latents on their captions; a finished one is taken from `out` or `start` instead.
 
     Args:
         guess: trained in place, and frozen.
@@ -25,14 +33,22 @@ def train_guess(guess: LatentGuess, seen: Pairs, null: Tensor, dropped: float, s
         dropped: share of captions replaced by it.
         seed: of order and dropout.
         out: folder of the run; the weights are kept there.
+        start: the guess of the model that the run starts from; taken over where it has the same shape.
     """
     if (out / FILE).is_file():
         guess.load_state_dict(load_file(out / FILE))
     else:
-        _regress(guess.train(), seen, null, dropped, seed)
+        if start is not None and _shape(start) == _shape(guess):
+            guess.load_state_dict(start.state_dict())
+        else:
+            _regress(guess.train(), seen, null, dropped, seed)
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / FILE, save(guess.state_dict()))
     guess.eval().requires_grad_(False)
+
+
+def _shape(guess: LatentGuess) -> list[torch.Size]:
+    return [weight.shape for weight in guess.parameters()]
 
 
 def error(guess: LatentGuess, data: Pairs) -> float:

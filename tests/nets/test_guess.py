@@ -37,6 +37,15 @@ def test_it_learns_the_latent_of_a_text_and_keeps_it(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(guess.parameters(), again.parameters(), strict=True))
 
 
+def test_the_guess_of_the_model_that_a_run_starts_from_is_taken_over(tmp_path):
+    start, guess, other = LatentGuess(SPEC), LatentGuess(SPEC), LatentGuess(replace(SPEC, width=32))
+    train_guess(guess, pairs(50), torch.zeros(6), 0.0, 0, tmp_path / "same", start)
+    assert all(torch.equal(a, b) for a, b in zip(guess.parameters(), start.parameters(), strict=True))
+    before = error(other, pairs(50))
+    train_guess(other, pairs(50), torch.zeros(6), 0.0, 0, tmp_path / "other", start)
+    assert error(other, pairs(50)) < before
+
+
 def test_the_empty_caption_gets_the_mean_of_all(tmp_path):
     torch.manual_seed(0)
     guess, data, null = LatentGuess(SPEC), pairs(200), torch.full((6,), 9.0)
