@@ -1,4 +1,4 @@
-"""Does the model know which caption belongs to a picture? One right caption among ten, chosen by the denoiser.
+"""Does the model know which caption belongs to a picture? One right caption among up to ten, chosen by the denoiser.
 
 Three questions, of the same form:
 
@@ -62,25 +62,25 @@ class Question:
 def measure_choice(plan: Plan, model: Chooser, device: torch.device) -> list[Row]:
     """Share of right choices for each of the three questions, with standard errors.
 
-    Raises:
-        ValueError: the data has fewer than ten concepts, or none with a synonym.
+    Fewer than ten concepts give fewer captions to choose from, and a question with nothing to choose from is left out.
     """
     cells = ImageFolder(FolderSpec(path=str(plan.data / CELLS), size=plan.size))
     train = ImageFolder(FolderSpec(path=str(plan.data / TRAIN), size=plan.size))
     names = {row["concept"]: row["name"] for row in (record.columns for record in train.records)}
     words = {concept: found[0] for concept, found in unseen(record.columns for record in train.records).items()}
-    if min(len(names), len(words)) < CHOICES:
-        raise ValueError(
-            f"{plan.data}: {len(names)} concepts, {len(words)} with synonyms; ten to choose from are needed"
-        )
     known = [i for i, record in enumerate(train.records) if record.columns["concept"] in words]
     among = {concept: names[concept] for concept in words}
     asked = (
-        ("held-out cells, 1 caption of 10", cells, questions(cells, range(len(cells)), names, plan)),
-        ("training pictures, 1 name of 10", train, questions(train, known, among, plan)),
-        ("training pictures, 1 unseen synonym of 10", train, questions(train, known, words, plan)),
+        ("held-out cells, 1 caption", cells, range(len(cells)), names),
+        ("training pictures, 1 name", train, known, among),
+        ("training pictures, 1 unseen synonym", train, known, words),
     )
-    return [mean_row(name, "right", right(folder, found, model, device, plan.seed)) for name, folder, found in asked]
+    rows = []
+    for name, folder, pictures, called in asked:
+        if len(called) >= 2:
+            found = right(folder, questions(folder, pictures, called, plan), model, device, plan.seed)
+            rows.append(mean_row(f"{name} of {min(CHOICES, len(called))}", "right", found))
+    return rows
 
 
 def questions(folder: ImageFolder, rows: Sequence[int], words: Mapping[str, str], plan: Plan) -> list[Question]:
@@ -90,7 +90,7 @@ def questions(folder: ImageFolder, rows: Sequence[int], words: Mapping[str, str]
     for row in rng.sample(list(rows), min(plan.samples, len(rows))):
         columns = folder.records[row].columns
         own = str(columns["concept"])
-        others = rng.sample(sorted(set(words) - {own}), CHOICES - 1)
+        others = rng.sample(sorted(set(words) - {own}), min(CHOICES, len(words)) - 1)
         style = columns.get("style_words") or columns["style"]
         found.append(Question(row, tuple(f"{_word(words, c, columns)}, {style}" for c in (own, *others))))
     return found
@@ -107,7 +107,7 @@ def right(
         images = torch.stack([_on_white(folder, question.row) for question in part]).to(device)
         x0 = model.posterior(images).mean.float()
         noise = NoiseStream([fold(seed, "choice", question.row) for question in part])
-        conds = [model.condition([question.captions[k] for question in part]) for k in range(CHOICES)]
+        conds = [model.condition([question.captions[k] for question in part]) for k in range(len(part[0].captions))]
         with torch.autocast(device.type, torch.bfloat16):
             scores = which_caption(model.denoise, x0, conds, model.schedule, noise, draws=DRAWS, weight=SimpleV())
         found.append((scores.best == 0).double())
