@@ -68,6 +68,11 @@ class LogNormal:
             raise ValueError(f"std: {self.std} is not positive; 1.2 is usual")
 
     def draw(self, n: int, noise: NoiseStream, schedule: Schedule) -> PerImage:
+        """`n` times (n,), float32, from one stream.
+
+        Raises:
+            ValueError: (almost) no level of the distribution lies within the schedule.
+        """
         ends = -schedule(torch.tensor([0.0, 1.0], dtype=torch.float64)) / 2
         low, high = torch.special.ndtr((ends - self.mean) / self.std)
         if high - low < 1e-6:

@@ -45,6 +45,7 @@ class ZeroTerminal:
         return torch.where(level >= first, level, _level(amplitude, gap))
 
     def inverse(self, logsnr: LogSNR) -> PerImage:
+        """Time (b,) in [0, 1] of levels (b,), nats; -inf is t = 1."""
         first, last = self._anchors(logsnr)
         (a_first, gap_first), (a_last, _) = _amplitude(first), _amplitude(last)
         amplitude, gap = _amplitude(logsnr)

@@ -19,6 +19,8 @@ from ldm.build import Model, build_grid, build_sampler, load_model
 from ldm.core.config_io import load
 from ldm.inference import pipeline
 from ldm.inference.pipeline import Request
+from ldm.nets.cond import Cond
+from ldm.nets.guess import GuessSpec, LatentGuess
 from ldm.samplers import SAMPLERS
 from ldm.training.module import LatentDiffusion
 
@@ -46,8 +48,9 @@ def to_cuda(module: nn.Module, mode: FakeTensorMode) -> nn.Module:
 
 
 def model_to_cuda(model: Model, mode: FakeTensorMode) -> Model:
-    for part in (model.denoise, model.codec, model.text):
-        to_cuda(part, mode)
+    for part in (model.denoise, model.codec, model.text, model.guess):
+        if part is not None:
+            to_cuda(part, mode)
     return model
 
 
@@ -101,6 +104,17 @@ def test_training_losses_of_stage_1(stage_1):
         assert loss.device == CUDA and loss.shape == () and loss.requires_grad
         real, fake = module.discriminator(torch.cat([x, x_hat.detach()])).chunk(2)
         assert adversarial_terms(real, fake).device == CUDA
+
+
+def test_the_guess_is_where_the_text_is():
+    guess = LatentGuess(GuessSpec(pooled_dim=6, shape=(4, 8, 8), width=16))
+    with FakeTensorMode() as mode:
+        to_cuda(guess, mode)
+        with torch.device(CUDA):
+            cond = Cond(tokens=torch.ones(2, 3, 6), pooled=torch.ones(2, 6))
+        for size in (None, (8, 16)):
+            channels = guess.into(cond, size).channels
+            assert channels.device == CUDA and channels.shape == (2, 4, *(size or (8, 8)))
 
 
 def test_a_tensor_left_behind_is_noticed(model):
