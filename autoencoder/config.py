@@ -6,6 +6,7 @@ from typing import Literal
 from autoencoder.losses import ReconstructionSpec
 from autoencoder.model import AutoencoderSpec
 from ldm.core.optim import OptimSpec
+from ldm.core.precision import AUTO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class AutoencoderConfig:
         loss: the objective.
         data: the pictures.
         optim: optimiser, learning rate and length.
-        precision: Lightning's name, e.g. "bf16-mixed" or "32-true".
+        precision: Lightning's name, e.g. "bf16-mixed" or "32-true"; "auto": bfloat16 where the machine is faster in it.
         validate_every: steps between validations.
         save_every: steps between checkpoints.
         learn: "decoder" keeps the encoder of the bundle that the run starts from, and so its latents: what was trained
@@ -84,7 +85,7 @@ class AutoencoderConfig:
     loss: LossSpec = field(default_factory=LossSpec)
     data: AutoencoderDataSpec = field(default_factory=AutoencoderDataSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)
-    precision: str = "bf16-mixed"
+    precision: str = AUTO
     validate_every: int = 500
     save_every: int = 200
     learn: Literal["all", "decoder"] = "all"

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ldm.config import RunConfig
 from ldm.core.config_io import load
 from ldm.core.optim import adamw
+from ldm.core.precision import autocast
 from ldm.core.rng import NoiseStream, fold
 from ldm.data.latents import Batch, LatentCache
 from ldm.losses import denoising_loss
@@ -65,9 +66,9 @@ class Trial:
 def begin(name: str, config: RunConfig) -> Trial:
     """A new network with its data."""
     torch.manual_seed(config.seed)
-    model, latents = build_for_training(config, Path())
-    seen = cached(model, config.data.train, config.data.views, latents)
-    held_out = cached(model, config.data.val, 1, latents)
+    model = build_for_training(config, Path())
+    seen = cached(model, config.data.train, config.data.views)
+    held_out = cached(model, config.data.val, 1)
     module = LatentDiffusion(model).train()
     batches = iter(train_loader(seen, len(seen), config.data.batch, config.seed, 0))
     return Trial(name, module, adamw(module.learned, config.optim), batches, held_out)
@@ -80,7 +81,7 @@ def step(trial: Trial) -> None:
         group["lr"] = config.optim.lr * min(1.0, (trial.steps + 1) / max(config.optim.warmup, 1))
     batch = next(trial.batches)
     trial.optimizer.zero_grad()
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(torch.device("cpu")):
         noise = NoiseStream([fold(config.seed, "train", trial.steps)])
         loss = trial.module.loss(batch, noise, dropped=config.data.drop_caption)[0].mean()
     loss.backward()
@@ -109,7 +110,7 @@ def held_out_loss(module: LatentDiffusion, data: LatentCache) -> Tensor:
             noise = NoiseStream([fold(0, "recipes", index)])
             x0, eps = batch["mean"], noise.normal((1, *batch["mean"].shape))[0]
             t = LowDiscrepancy().draw(len(x0), noise, schedule)
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast(torch.device("cpu")):
                 denoise = module.conditioned(batch, torch.zeros(len(x0), dtype=torch.bool))
                 found.append(denoising_loss(denoise, x0, eps, schedule(t), SimpleV(), schedule.slope(t)))
     return torch.cat(found)

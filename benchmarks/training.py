@@ -34,10 +34,12 @@ from ldm.core.config_io import load
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
 from ldm.core.optim import adamw
+from ldm.core.precision import autocast
 from ldm.core.rng import NoiseStream
 from ldm.denoiser import NetDenoiser, bind
 from ldm.losses import denoising_loss
 from ldm.nets.cond import Cond
+from ldm.nets.guess import with_phrases
 from ldm.nets.text import build_text
 from ldm.nets.unet import UNet
 
@@ -72,8 +74,9 @@ def encoder(config: RunConfig, stage1: AutoencoderConfig, b: int) -> Callable[[]
 
     @torch.no_grad()
     def encode() -> Batch:
-        cond = text([CAPTION] * b)
-        return autoencoder.encode(images), cond if guess is None else guess.into(cond)
+        captions = [CAPTION] * b
+        cond = text(captions) if guess is None else guess.into(with_phrases(text, captions))
+        return autoencoder.encode(images), cond
 
     return encode
 
@@ -96,7 +99,7 @@ def ours(config: RunConfig, batch: Batch) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu")):
             loss = loss_of(config, denoise, batch)
         loss.backward()
         nn.utils.clip_grad_norm_(denoise.parameters(), config.optim.clip)

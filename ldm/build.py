@@ -14,7 +14,7 @@ from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import ConfigError, from_dict, to_dict
 from ldm.denoiser import NetDenoiser
 from ldm.nets.cond import Cond
-from ldm.nets.guess import LatentGuess
+from ldm.nets.guess import LatentGuess, with_phrases
 from ldm.nets.text import ClipSpec, TextEncoder, build_text
 from ldm.nets.unet import UNet
 from ldm.process.grid import TimeGrid, spaced
@@ -38,6 +38,7 @@ class Model:
         codec: pictures to latents and back.
         text: captions to conditions.
         guess: the guess of the latent that the U-Net reads; None: it reads none.
+        latents: hash of what makes the latents, the autoencoder's encoder; "identity" for diffusion on pixels.
         sha256: content hash of the stage-2 weights; "" for a model that was not loaded from a file.
         folder: where it was loaded from, and where its tuned tables are; None for a model that was not.
     """
@@ -48,6 +49,7 @@ class Model:
     codec: ScaledCodec | IdentityCodec
     text: TextEncoder
     guess: LatentGuess | None = None
+    latents: str = ""
     sha256: str = ""
     folder: Path | None = None
 
@@ -73,8 +75,12 @@ class Model:
 
     def condition(self, captions: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
         """The conditions of `captions`, for latents of `size` (height, width); None: of the trained size."""
-        cond = self.text(list(captions))
+        cond = self.read(captions)
         return cond if self.guess is None else self.guess.into(cond, size)
+
+    def read(self, captions: Sequence[str]) -> Cond:
+        """What the text encoder makes of `captions`, with the phrases where there is a guess to read them."""
+        return self.text(list(captions)) if self.guess is None else with_phrases(self.text, captions)
 
 
 def build_denoiser(config: RunConfig) -> NetDenoiser:
@@ -132,10 +138,10 @@ def build_grid(spec: SampleSpec, schedule: Schedule, tuned: Tuned | None = None)
     Raises:
         ValueError: steps outside 1 to the schedule's T, or more than the longest tuned path has.
     """
-    if spec.spacing == "tuned":
+    if spec.spacing == "tuned" or spec.spacing == "tuned_ode":
         if tuned is None:
-            raise ValueError("spacing: 'tuned' needs the tables of a model; choose another or load a model")
-        return tuned.grid(schedule, spec.steps)
+            raise ValueError(f"spacing: '{spec.spacing}' needs the tables of a model; choose another or load a model")
+        return tuned.grid(schedule, spec.steps, spec.spacing)
     return spaced(schedule, spec.steps, spec.spacing)
 
 
@@ -153,8 +159,8 @@ def load_model(path: str | Path) -> Model:
         config = from_dict(RunConfig, bundle.config)
     except ConfigError as error:
         raise BundleError(f"{folder / LDM}: not a model of this version ({error})") from error
-    codec, sha256 = build_codec(config.codec, folder)
-    if sha256 != bundle.meta.get("autoencoder"):
+    codec, latents = build_codec(config.codec, folder)
+    if latents != bundle.meta.get("autoencoder"):
         raise BundleError(
             f"{folder / AUTOENCODER}: its latents are not those that {LDM} was trained on (hash of the encoder)"
         )
@@ -163,7 +169,7 @@ def load_model(path: str | Path) -> Model:
         spec = replace(spec, pretrained=None)  # the bundle has its weights; nothing is to be downloaded
     text = build_text(spec, text_root(config, folder))
     guess = build_guess(config)
-    model = Model(config, build_denoiser(config), config.schedule, codec, text, guess, bundle.sha256, folder)
+    model = Model(config, build_denoiser(config), config.schedule, codec, text, guess, latents, bundle.sha256, folder)
     stored = model.stored()
     try:
         stored.load_state_dict({_module_name(name): w.float() for name, w in bundle.weights.items()})

@@ -1,13 +1,14 @@
 """One stage-2 run as one value: the same that builds the model for training, fine-tuning and inference."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from ldm.core.optim import OptimSpec
+from ldm.core.precision import AUTO
 from ldm.nets.guess import GuessSpec
 from ldm.nets.text import ClipSpec, SentenceSpec
 from ldm.nets.unet import UNetSpec
-from ldm.process.grid import Spacing
+from ldm.process.grid import Spacing, TunedSpacing
 from ldm.process.piecewise import PiecewiseLogSNR
 from ldm.process.prediction import EDM as EDMScaling
 from ldm.process.prediction import VP, Kind
@@ -58,7 +59,8 @@ class SampleSpec:
         sampler: a name of `ldm.samplers.SAMPLERS`.
         options: its options; "analytic" for `variance` stands for the table measured with the model.
         steps: network evaluations along the path.
-        spacing: how the levels are spread; "tuned" is the best path of that length measured with the model.
+        spacing: how the levels are spread; "tuned" and "tuned_ode" are the best paths of that length
+            measured with the model, for the bound and for ODE samplers.
         scale: classifier-free guidance, the lecture's gamma; 1 is the plain conditional model.
         size: side of the picture, pixels.
     """
@@ -66,14 +68,14 @@ class SampleSpec:
     sampler: str = "dpm_solver"
     options: dict[str, float | str] = field(default_factory=dict)
     steps: int = 20
-    spacing: Spacing | Literal["tuned"] = "trailing"
+    spacing: Spacing | TunedSpacing = "trailing"
     scale: float = 3.0
     size: int = 128
 
     @property
     def needs_tables(self) -> bool:
         """Whether what `scripts/tune_sampler.py` stores beside a model is used."""
-        return self.spacing == "tuned" or self.options.get("variance") == "analytic"
+        return self.spacing in get_args(TunedSpacing) or self.options.get("variance") == "analytic"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ class RunConfig:
         sample: defaults of drawing.
         data: pictures and captions.
         optim: optimiser, learning rate and length.
-        precision: Lightning's name, e.g. "bf16-mixed" or "32-true".
+        precision: Lightning's name, e.g. "bf16-mixed" or "32-true"; "auto": bfloat16 where the machine is faster in it.
         validate_every: steps between validations.
         save_every: steps between checkpoints.
         seed: of initial weights, order of the data and noise.
@@ -140,7 +142,7 @@ class RunConfig:
     sample: SampleSpec = field(default_factory=SampleSpec)
     data: DataSpec = field(default_factory=DataSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)
-    precision: str = "bf16-mixed"
+    precision: str = AUTO
     validate_every: int = 1000
     save_every: int = 200
     seed: int = 0

@@ -31,8 +31,9 @@ def main() -> None:
     options = parser().parse_args()
     from autoencoder.metrics import psnr, ssim
     from autoencoder.perceptual import load_lpips, perceptual_distance
+    from ldm.core.device import pick_device
     from ldm.evaluation.command import evaluate
-    from ldm.inference.command import pick_device, show_progress
+    from ldm.inference.command import show_progress
     from ldm.inference.pipeline import Request, txt2img
 
     def measures():

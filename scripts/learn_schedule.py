@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser().parse_args()
-    from ldm.inference.command import pick_device
+    from ldm.core.device import pick_device
     from ldm.training.schedule_command import learn
 
     for text in learn(options, pick_device(options.device)):

@@ -31,8 +31,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser().parse_args()
+    from ldm.core.device import pick_device
     from ldm.evaluation.likelihood import likelihood
-    from ldm.inference.command import pick_device
 
     for text in likelihood(options, pick_device(options.device)):
         print(text, end="\n\n", flush=True)

@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--samples", type=int, default=64, help="pictures to measure on")
     p.add_argument("--levels", type=int, default=100, help="timesteps to measure, each one evaluation a picture")
     p.add_argument("--steps", type=int, default=50, help="longest path")
+    p.add_argument("--trajectories", type=int, default=16, help="pictures drawn to measure the errors of ODE steps")
     p.add_argument("--seed", type=int, default=0, help="of the choice of pictures and the noise")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     return p
@@ -23,8 +24,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     options = parser().parse_args()
+    from ldm.core.device import pick_device
     from ldm.evaluation.tune import tune
-    from ldm.inference.command import pick_device
 
     for text in tune(options, pick_device(options.device)):
         print(text, end="\n\n", flush=True)

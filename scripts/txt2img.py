@@ -19,14 +19,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0, help="0 or more")
     p.add_argument("--steps", type=int, help="network evaluations along the path")
     p.add_argument("--scale", type=float, help="classifier-free guidance; 1 is the plain model")
+    p.add_argument("--classifier", type=Path, metavar="FILE", help="steer by one of train_classifier.py ...")
+    p.add_argument("--label", help="... towards this class of it")
+    p.add_argument("--classifier-scale", type=float, default=1.0, help="strength; 0 is none, 1 is Bayes' rule")
     p.add_argument("--sampler", help="ancestral, ddim, dpm_solver, langevin or predictor_corrector")
     p.add_argument("--option", action="append", metavar="KEY=VALUE", help="of the sampler, e.g. eta=1")
-    p.add_argument("--spacing", help="trailing, leading, linspace, quadratic, uniform_logsnr or tuned")
+    p.add_argument("--spacing", help="trailing, leading, linspace, quadratic, uniform_logsnr, tuned or tuned_ode")
     p.add_argument("--width", type=int, help="pixels")
     p.add_argument("--height", type=int, help="pixels")
     p.add_argument("--batch", type=int, default=8, help="pictures computed together")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    p.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    p.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float16", "float32"])
     return p
 
 

@@ -20,7 +20,9 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ldm.core.device import pick_device
 from ldm.core.optim import OptimSpec
+from ldm.core.precision import for_training
 
 LAST = "last.ckpt"
 
@@ -167,12 +169,13 @@ def make_trainer(out: Path, *, steps: int, precision: str, validate_every: int, 
     checkpoint = ModelCheckpoint(
         out, save_last=True, save_top_k=0, every_n_train_steps=save_every, enable_version_counter=False
     )
+    device = pick_device("auto")
     return lightning.Trainer(
         default_root_dir=out,
-        accelerator="auto",
+        accelerator=device.type,
         devices=1,
         max_steps=steps,
-        precision=precision,  # type: ignore[arg-type]
+        precision=for_training(precision, device),  # type: ignore[arg-type]
         logger=TensorBoardLogger(out, name="", version="logs"),
         plugins=[WholeCheckpoints()],
         callbacks=[checkpoint, StopAtBadNumbers(), StopAtCtrlC(out / LAST), Progress()],

@@ -26,6 +26,7 @@ from ldm.data.position import Draw
 
 Batch = dict[str, Tensor]
 ENCODED_AT_ONCE = 64
+OF_PICTURE, CAPTION = ("mean", "var"), "caption"  # by picture, and which caption each has
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,19 @@ class Encoders:
 
     Attributes:
         image: pictures (b, 3, h, w) to q(z | x).
-        text: captions to (tokens (b, n, d), mask (b, n), pooled (b, p)); for an encoder that is being trained the
-            tokens are its input, ids (b, n).
+        text: captions to their states by name, each of b rows; for an encoder that is being trained its input.
         key: hashes or names of both.
     """
 
     image: Callable[[Image], Gaussian]
-    text: Callable[[Sequence[str]], tuple[Tensor, Tensor, Tensor]]
+    text: Callable[[Sequence[str]], dict[str, Tensor]]
     key: tuple[str, ...]
 
 
 class LatentCache(Dataset[Batch]):
     """`views` views of every picture of a folder as posterior moments and text states.
 
-    Item i is view i % views of picture i // views: a dictionary of mean, var (c, h, w), tokens (n, d), mask (n,),
-    pooled (p,).
+    Item i is view i % views of picture i // views: a dictionary of mean, var (c, h, w) and the caption's states.
 
     Args:
         folder: the pictures.
@@ -87,16 +86,16 @@ class LatentCache(Dataset[Batch]):
             raise ValueError(f"{path}: the cache is damaged ({error}); remove it, it will be made again") from error
 
     def __len__(self) -> int:
-        return len(self._tensors["caption"])
+        return len(self._tensors[CAPTION])
 
-    def means_and_texts(self) -> tuple[Tensor, Tensor]:
-        """Posterior means (n, c, h, w) and pooled texts (n, p) of all items, half precision."""
-        return self._tensors["mean"], self._tensors["pooled"][self._tensors["caption"]]
+    def means_and_phrases(self) -> tuple[Tensor, Tensor]:
+        """Posterior means (n, c, h, w) and the state "phrases" (n, 2, p) of all items, half precision."""
+        return self._tensors["mean"], self._tensors["phrases"][self._tensors[CAPTION]]
 
     def __getitem__(self, index: int) -> Batch:
-        caption = self._tensors["caption"][index]
-        item = {name: self._tensors[name][index].float() for name in ("mean", "var")}
-        item |= {name: self._tensors[name][caption] for name in ("tokens", "mask", "pooled")}
+        caption = self._tensors[CAPTION][index]
+        item = {name: self._tensors[name][index].float() for name in OF_PICTURE}
+        item |= {name: states[caption] for name, states in self._tensors.items() if name not in (*OF_PICTURE, CAPTION)}
         return item
 
 
@@ -110,16 +109,15 @@ def _encode(folder: ImageFolder, draws: Sequence[Draw | int], encoders: Encoders
         captions += [s.caption for s in samples]
     distinct = sorted(set(captions))
     states = [encoders.text(chunk) for chunk in progress(list(_chunks(distinct)))]
-    tokens, mask, pooled = (torch.cat([s[part].cpu() for s in states]) for part in range(3))
     position = {caption: i for i, caption in enumerate(distinct)}
     found = {
         "mean": torch.cat(means).contiguous(),  # a convolution may have left them channels last
         "var": torch.cat(variances).contiguous(),
-        "tokens": tokens.half() if tokens.is_floating_point() else tokens,
-        "mask": mask,
-        "pooled": pooled.half(),
-        "caption": torch.tensor([position[caption] for caption in captions]),
+        CAPTION: torch.tensor([position[caption] for caption in captions]),
     }
+    for name in states[0]:
+        state = torch.cat([chunk[name].cpu() for chunk in states])
+        found[name] = state.half() if state.is_floating_point() else state
     for name, tensor in found.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"latent cache: '{name}' has values that are not finite; nothing was cached")

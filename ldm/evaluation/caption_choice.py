@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ldm.core.gaussian import Gaussian
+from ldm.core.precision import autocast
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.shapes import Image
 from ldm.data.captions import compose, plain_view
@@ -108,7 +109,7 @@ def right(
         x0 = model.posterior(images).mean.float()
         noise = NoiseStream([fold(seed, "choice", question.row) for question in part])
         conds = [model.condition([question.captions[k] for question in part]) for k in range(len(part[0].captions))]
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             scores = which_caption(model.denoise, x0, conds, model.schedule, noise, draws=DRAWS, weight=SimpleV())
         found.append((scores.best == 0).double())
     return torch.cat(found)

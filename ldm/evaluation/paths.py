@@ -142,14 +142,15 @@ def step_term(error: PerImage, logsnr_s: PerImage, logsnr_t: PerImage, size: int
 def decode_term(error: PerImage, logsnr: PerImage, size: int, variance: Variance) -> PerImage:
     """-log p(x_0 | x_t) of the last step of a path (n,), nats, averaged over the noise of x_t.
 
-    With a measured variance the decoder is N(x0_hat, var), the limit of the other steps. The two bounds have no such
-    limit; there the decoder is the likelihood of x_t alone, `first_decoder`, without a network: d/2 (log 2 pi e -
-    logsnr). Either is a density of the latent.
+    The decoder is N(x0_hat, var), the limit of the other steps, with the measured variance or the upper bound's
+    sigma_t^2. The posterior's variance is 0 there; for it the decoder is the likelihood of x_t alone, `first_decoder`,
+    without a network: d/2 (log 2 pi e - logsnr). Each is a density of the latent.
     """
-    if not isinstance(variance, AnalyticVariance):
+    if variance == "posterior":
         return 0.5 * size * (math.log(2 * math.pi * math.e) - logsnr)
-    root = (error / size).sqrt()[:, None]
-    var = variance(torch.full_like(logsnr, math.inf), logsnr)[:, None]
+    clean = torch.full_like(logsnr, math.inf)
+    var = variance(clean, logsnr) if isinstance(variance, AnalyticVariance) else torch.sigmoid(-logsnr)
+    root, var = (error / size).sqrt()[:, None], var[:, None]
     return size * recon_term(root, Gaussian(torch.zeros_like(root), var))
 
 

@@ -3,14 +3,18 @@
 import argparse
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
 from ldm.build import Model, load_model
+from ldm.core.rng import NoiseStream, fold
 from ldm.denoiser import bind
 from ldm.evaluation.encoded import Pictures, encoded, read_pictures
 from ldm.evaluation.paths import Errors, Levels, analytic_variance, level_errors, nodes_of, table_of
 from ldm.evaluation.table import Row, as_table
+from ldm.evaluation.truncation import trajectories, truncation_table
+from ldm.guidance.free import classifier_free
 from ldm.process.paths import Cost, even, optimal_paths, path_along, quadratic
 from ldm.process.schedule import Schedule
 from ldm.samplers.tuned import Tuned, save_tuned
@@ -33,11 +37,16 @@ def tune(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
     pictures = read_pictures([options.data], model.config.data.size, options.samples, options.seed)
     timesteps = spread(model.schedule, options.levels)
     tuned, table, size = measure(model, pictures, timesteps, most=options.steps, seed=options.seed)
+    local = local_errors(model, pictures.captions[: options.trajectories], timesteps, seed=options.seed)
+    fewest = optimal_paths(local, len(tuned.paths))
+    tuned = replace(tuned, ode=tuple(tuple(timesteps[i - 1] for i in path.indices) for path in fewest))
     yield (
         f"{options.model} ({model.sha256[:12]}): {len(timesteps)} levels, {len(pictures)} pictures of {options.data}, "
         f"seed {options.seed}"
     )
-    yield as_table(_compared(table, len(tuned.paths), size, len(pictures)))
+    yield as_table(_compared(table, len(tuned.paths), size * math.log(2), "bits/latent dim", len(pictures)))
+    drawn = min(options.trajectories, len(pictures))
+    yield as_table(_compared(local, len(tuned.paths), 1.0, "sum of local errors", drawn))
     yield f"{save_tuned(options.model, tuned)}: variances of {len(timesteps)} levels, paths of 1 to {len(tuned.paths)}"
 
 
@@ -96,16 +105,29 @@ def _errors(model: Model, pictures: Pictures, levels: Levels, seed: int) -> tupl
     return torch.cat(parts), size
 
 
-def _compared(table: Cost, most: int, size: int, pictures: int) -> list[Row]:
-    """Bits per latent dimension of best, even and quadratic paths; without the prior term, which all share."""
-    bits, last = size * math.log(2), len(table) - 1
+@torch.no_grad()
+def local_errors(model: Model, captions: Sequence[str], timesteps: Sequence[int], *, seed: int) -> Cost:
+    """Local errors of DDIM steps along trajectories that draw `captions`, guided as the model draws by default."""
+    levels = nodes_of(model.schedule, timesteps)
+    side = model.config.sample.size
+    shape = model.codec.latent_shape(side, side)
+    device = next(model.denoise.parameters()).device
+    noise = NoiseStream([fold(seed, "trajectory", i) for i in range(len(captions))])
+    cond, null = (model.condition(list(texts), shape[-2:]) for texts in (captions, [""] * len(captions)))
+    guided = classifier_free(model.denoise, cond, null, model.config.sample.scale)
+    x = noise.normal((len(captions), *shape), like=torch.empty(0, device=device))
+    return truncation_table(*trajectories(guided, x, levels), levels)
+
+
+def _compared(table: Cost, most: int, unit: float, figure: str, pictures: int) -> list[Row]:
+    """Cost of best, even and quadratic paths in a unit; without the prior term of a bound, which all share."""
+    last = len(table) - 1
     best = optimal_paths(table, most)
     rows = []
     for steps in sorted({*(k for k in SHOWN if k <= most), most}):
         found = {"best": best[steps - 1], "even": path_along(table, even(last, steps))}
         found["quadratic"] = path_along(table, quadratic(last, steps))
         rows += [
-            Row(f"{steps} steps", f"{name} path (bits/latent dim)", p.nats / bits, None, pictures)
-            for name, p in found.items()
+            Row(f"{steps} steps", f"{name} path ({figure})", p.nats / unit, None, pictures) for name, p in found.items()
         ]
     return rows

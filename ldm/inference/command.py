@@ -3,17 +3,20 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
 import torch
 
-from ldm.build import load_model
+from ldm.build import Model, load_model
+from ldm.core.device import pick_device
 from ldm.core.images import save_png
+from ldm.core.precision import AUTO, narrow
+from ldm.inference.classified import ClassGuidance, load_guidance
 from ldm.inference.pipeline import Request, resolve, txt2img
-from ldm.process.grid import Spacing
+from ldm.process.grid import Spacing, TunedSpacing
 from ldm.samplers.loop import Step
 
 LARGEST_SEED = 2**63 - 1
@@ -30,17 +33,19 @@ def draw(options: argparse.Namespace) -> list[Path]:
         raise ValueError(f"--count: {options.count}; at least 1 picture is drawn")
     if not 0 <= options.seed <= LARGEST_SEED - options.count:
         raise ValueError(f"--seed: {options.seed} is outside 0 to 2^63 - 1")
-    spacings = (*get_args(Spacing), "tuned")
+    spacings = (*get_args(Spacing), *get_args(TunedSpacing))
     if options.spacing is not None and options.spacing not in spacings:
         raise ValueError(f"--spacing: '{options.spacing}' is unknown; use {', '.join(spacings)}")
     options.out.mkdir(parents=True, exist_ok=True)
     if not os.access(options.out, os.W_OK):
         raise PermissionError(f"--out: no permission to write into {options.out}")
-    model = load_model(options.model).to(pick_device(options.device))
+    device = pick_device(options.device)
+    model = load_model(options.model).to(device)
     cut = model.text.cut(options.prompt)
     if cut:
         shown = cut if len(cut) <= 200 else f"{cut[:200]} ..."
         sys.stderr.write(f"warning: the prompt is too long for this model; not read: {shown}\n")
+    towards = class_guidance(options, model)
     request = Request(
         prompts=(options.prompt,) * options.count,
         seeds=tuple(range(options.seed, options.seed + options.count)),
@@ -52,18 +57,36 @@ def draw(options: argparse.Namespace) -> list[Path]:
         spacing=options.spacing,
         height=options.height,
         width=options.width,
+        towards=towards,
         batch=options.batch,
     )
-    images = txt2img(model, request, dtype=getattr(torch, options.dtype), on_step=show_progress)
+    dtype = narrow(device) if options.dtype == AUTO else getattr(torch, options.dtype)
+    images = txt2img(model, request, dtype=dtype, on_step=show_progress)
     spec = resolve(model, request)
     paths = []
     for seed, image in zip(request.seeds, images, strict=True):
         recipe = {"prompt": options.prompt, "negative": options.negative, "seed": seed, "model": model.sha256}
-        recipe |= asdict(spec) | {"height": image.shape[-2], "width": image.shape[-1], "dtype": options.dtype}
+        recipe |= asdict(spec) | {"height": image.shape[-2], "width": image.shape[-1]}
+        recipe["dtype"] = str(dtype).removeprefix("torch.")
+        if towards is not None:
+            recipe |= {"label": towards.label, "classifier_scale": towards.scale}
         path = options.out / f"{slug(options.prompt)}-{seed}.png"
         save_png(image, path, recipe)
         paths.append(path)
     return paths
+
+
+def class_guidance(options: argparse.Namespace, model: Model) -> ClassGuidance | None:
+    """What --classifier, --label and --classifier-scale ask for.
+
+    Raises:
+        ValueError: one of the first two without the other, or the classifier cannot be used with this model.
+    """
+    if (options.classifier is None) != (options.label is None):
+        raise ValueError("--classifier, --label: give both, the classifier's file and one of its classes")
+    if options.classifier is None:
+        return None
+    return load_guidance(options.classifier, model, options.label, options.classifier_scale)
 
 
 def sampler_options(given: Sequence[str]) -> dict[str, float | str]:
@@ -90,30 +113,6 @@ def show_progress(step: Step) -> None:
         end = "\n" if step.index + 1 == step.steps else ""
         sys.stderr.write(f"\rstep {step.index + 1}/{step.steps}{end}")
         sys.stderr.flush()
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is CUDA where there is one, else MPS, else the CPU.
-
-    Raises:
-        ValueError: unknown, or not on this machine.
-    """
-    there: dict[str, Callable[[], bool]] = {
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-        "cpu": lambda: True,
-    }
-    if name == "auto":
-        return torch.device(next(kind for kind, found in there.items() if found()))
-    kind = name.partition(":")[0]
-    if kind not in there or not there[kind]():
-        found = ", ".join(kind for kind, found in there.items() if found())
-        raise ValueError(f"--device: '{name}' is not on this machine; there is {found}")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device: '{name}' cannot be used ({reason}); try '{kind}'") from error
 
 
 def slug(prompt: str) -> str:

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 
 from ldm.build import Model, build_grid, build_sampler, build_tables
 from ldm.config import SampleSpec
+from ldm.core.precision import autocast
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Image
 from ldm.guidance.free import classifier_free
-from ldm.process.grid import Spacing
+from ldm.inference.classified import ClassGuidance
+from ldm.process.grid import Spacing, TunedSpacing
 from ldm.samplers.loop import OnStep
 
 
@@ -30,6 +31,7 @@ class Request:
         options: of the sampler, e.g. {"eta": 1.0}; they replace the model's.
         spacing: how the levels are spread.
         height, width: pixels, divisible by the model's latent factor and what its U-Net needs.
+        towards: a class to steer to beside the prompt; None: none.
         batch: pictures computed together; changes memory and speed, not the pictures.
     """
 
@@ -40,9 +42,10 @@ class Request:
     scale: float | None = None
     sampler: str | None = None
     options: Mapping[str, float | str] | None = None
-    spacing: Spacing | Literal["tuned"] | None = None
+    spacing: Spacing | TunedSpacing | None = None
     height: int | None = None
     width: int | None = None
+    towards: ClassGuidance | None = None
     batch: int = 8
 
     def __post_init__(self) -> None:
@@ -68,14 +71,15 @@ def resolve(model: Model, request: Request) -> SampleSpec:
 
 
 def txt2img(
-    model: Model, request: Request, *, dtype: torch.dtype = torch.bfloat16, on_step: OnStep | None = None
+    model: Model, request: Request, *, dtype: torch.dtype | None = None, on_step: OnStep | None = None
 ) -> Image:
     """Draw `request.prompts`.
 
     Args:
         model: from `load_model`.
         request: what to draw.
-        dtype: precision of the network and the decoder; levels and latents stay float32.
+        dtype: precision of the network and the decoder; levels and latents stay float32. None: bfloat16 where the
+            device is faster in it, else float32.
         on_step: told of every step of every batch.
 
     Returns:
@@ -99,18 +103,15 @@ def txt2img(
             cond = model.condition(prompts, shape[-2:])
             null = model.condition([request.negative] * len(prompts), shape[-2:])
             guided = classifier_free(model.denoise, cond, null, spec.scale)
+            if request.towards is not None:
+                guided = request.towards.around(guided, len(prompts), device)
             x = noise.normal((len(prompts), *shape), like=torch.empty(0, device=device))
             z = sample(guided, x, grid, noise, on_step=on_step)
         pictures.append(_decode(model, z, dtype))
     return torch.cat(pictures)
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Narrow arithmetic in networks on `device`; float32 switches it off."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
-
-
-def _decode(model: Model, z: torch.Tensor, dtype: torch.dtype) -> Image:
+def _decode(model: Model, z: torch.Tensor, dtype: torch.dtype | None) -> Image:
     """Decode; where narrow arithmetic overflowed, once more in float32, so that no black picture is returned."""
     decoders: list[Callable[[], torch.autocast]] = [
         lambda: autocast(z.device, dtype),

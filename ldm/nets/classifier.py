@@ -128,7 +128,8 @@ def log_prob_of(
             raise ValueError(f"labels: {len(labels)} for {len(x_t)} images; give one for each image")
         logits = classifier(x_t, logsnr)
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return wide.log_softmax(1).gather(1, labels.to(wide.device)[:, None])[:, 0]
+        own = labels.to(wide.device).clone()  # not of an inference mode around, which autograd refuses
+        return wide.log_softmax(1).gather(1, own[:, None])[:, 0]
 
     return log_prob
 

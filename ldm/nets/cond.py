@@ -18,20 +18,26 @@ class Cond:
         pooled: one vector for the whole text (b, p), added to the time embedding. None: not used.
         channels: pictures in latent resolution (b, c, h, w), concatenated to the network's input: a low-resolution
             picture, a mask, a depth map. None: not used.
+        phrases: pooled states of what the text shows and of how (b, 2, p), which a guess of the latent reads and
+            turns into channels. None: not used.
     """
 
     tokens: Tensor
     mask: Tensor | None = None
     pooled: Tensor | None = None
     channels: Tensor | None = None
+    phrases: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Cond":
         """Apply `change` to every field that is present, e.g. a move to a device or a row selection."""
-        present = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        return replace(self, **{name: change(value) for name, value in present.items()})
+        return replace(self, **{name: change(value) for name, value in self.present().items()})
+
+    def present(self) -> dict[str, Tensor]:
+        """The fields that are not None, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
 def concatenate(conds: Sequence[Cond]) -> Cond:

@@ -1,28 +1,37 @@
 """A guess of the clean latent from the text alone: what the denoiser says at pure noise, by a network made for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldm.core.optim import OptimSpec
 from ldm.nets.cond import Cond
+from ldm.nets.text import TextEncoder
+
+SEPARATOR = ", "
 
 
 @dataclass(frozen=True, kw_only=True)
 class GuessSpec:
-    """A small network that guesses the latent from the pooled text, and how it is trained before the U-Net.
+    """A small network that guesses the latent from the text, and how it is trained before the U-Net.
 
     At pure noise the best denoiser is E[x_0 | text], a plain regression, for which a U-Net is a slow learner: each of
     its steps sees few latents, most of them at other levels. Trained alone, with large batches, the regression costs
     minutes. The U-Net reads the result beside its input (`net.cond_channels`).
 
+    A caption says what is shown, up to its first comma, and then how: "rocket, flat twemoji, on a blue background".
+    The two are read apart, so that what was learned of a rocket in one style serves in another.
+
     Attributes:
         pooled_dim: width of the pooled text.
         shape: (channels, height, width) of a latent.
-        width: hidden width.
+        width: hidden width of the subject's path.
+        manner: hidden width of the manner's path, which scales and shifts the subject's.
         dropout: share of hidden activations dropped while it is trained.
         noise: the U-Net is trained on guesses with Gaussian noise of a standard deviation drawn from [0, noise], so
             that it does not trust them to the letter (Ho et al. 2022, arXiv:2106.15282, section 4.2).
@@ -33,56 +42,76 @@ class GuessSpec:
     kind: Literal["guess"] = "guess"
     pooled_dim: int = 384
     shape: tuple[int, int, int] = (32, 8, 8)
-    width: int = 768
+    width: int = 704
+    manner: int = 128
     dropout: float = 0.1
     noise: float = 0.5
-    batch: int = 512
-    optim: OptimSpec = field(default_factory=lambda: OptimSpec(lr=1e-3, warmup=100, steps=3000, decay=0.5))
+    batch: int = 256
+    optim: OptimSpec = field(default_factory=lambda: OptimSpec(lr=1e-3, warmup=50, steps=3000, decay=0.6))
 
     def __post_init__(self) -> None:
-        if min(self.pooled_dim, *self.shape, self.width, self.batch) < 1:
-            raise ValueError("guess: pooled_dim, shape, width and batch are 1 or more")
+        if min(self.pooled_dim, *self.shape, self.width, self.manner, self.batch) < 1:
+            raise ValueError("guess: pooled_dim, shape, width, manner and batch are 1 or more")
         if not 0 <= self.dropout < 1 or self.noise < 0:
             raise ValueError(f"guess: dropout {self.dropout} is in [0, 1), noise {self.noise} is 0 or more")
 
 
 class LatentGuess(nn.Module):
-    """Pooled text (b, p) to a latent (b, c, h, w)."""
+    """Pooled subject and manner (b, 2, p) to a latent (b, c, h, w).
+
+    The manner scales and shifts two hidden layers of the subject (FiLM, Perez et al. 2017, arXiv:1709.07871).
+    """
 
     def __init__(self, spec: GuessSpec):
         super().__init__()
         self.spec = spec
         c, h, w = spec.shape
-        self.layers = nn.Sequential(
-            nn.Linear(spec.pooled_dim, spec.width),
-            nn.SiLU(),
-            nn.Dropout(spec.dropout),
-            nn.Linear(spec.width, spec.width),
-            nn.SiLU(),
-            nn.Dropout(spec.dropout),
-            nn.Linear(spec.width, c * h * w),
+        self.drop = nn.Dropout(spec.dropout)
+        self.subject = nn.Sequential(
+            nn.Linear(spec.pooled_dim, spec.width), nn.SiLU(), self.drop, nn.Linear(spec.width, spec.width)
         )
+        self.manner = nn.Sequential(nn.Linear(spec.pooled_dim, spec.manner), nn.SiLU())
+        self.films = nn.ModuleList(nn.Linear(spec.manner, 2 * spec.width) for _ in range(2))
+        self.hidden = nn.Linear(spec.width, spec.width)
+        self.out = nn.Linear(spec.width, c * h * w)
 
-    def forward(self, pooled: Float[Tensor, "b p"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, phrases: Float[Tensor, "b 2 p"]) -> Float[Tensor, "b c h w"]:
         """The guess, about E[x_0 | text]."""
-        return self.layers(pooled).unflatten(1, self.spec.shape)
+        x, manner = self.subject(phrases[:, 0]), self.manner(phrases[:, 1])
+        for layer, film in zip((self.hidden, self.out), self.films, strict=True):
+            scale, shift = film(manner).chunk(2, dim=-1)
+            x = layer(self.drop(F.silu(x * (1 + scale) + shift)))
+        return x.unflatten(1, self.spec.shape)
 
     def into(self, cond: Cond, size: tuple[int, int] | None = None) -> Cond:
         """`cond` with the guess as its channels.
 
         Args:
-            cond: with a pooled text.
+            cond: with phrases.
             size: (height, width) of the latents that are drawn; None: those of the guess.
 
         Raises:
-            ValueError: there is no pooled text.
+            ValueError: there are no phrases.
         """
-        if cond.pooled is None:
-            raise ValueError("cond.pooled: the guess reads a pooled text, and this text encoder gives none")
-        guess = self(cond.pooled).float()
+        if cond.phrases is None:
+            raise ValueError("cond.phrases: the guess reads the phrases of a caption, and there are none")
+        guess = self(cond.phrases).float()
         if size is not None and size != self.spec.shape[1:]:
             guess = F.interpolate(guess, size, mode="bilinear", align_corners=False)
-        return replace(cond, channels=guess)
+        return replace(cond, channels=guess, phrases=None)
+
+
+def with_phrases(text: TextEncoder, captions: Sequence[str]) -> Cond:
+    """The conditions of `captions`, with the pooled states of their two phrases (b, 2, p).
+
+    Raises:
+        ValueError: the encoder gives no pooled state.
+    """
+    if not text.pooled_width:
+        raise ValueError("guess: it reads pooled texts, and this text encoder gives none")
+    parts = [caption.partition(SEPARATOR) for caption in captions]
+    pooled = [text([part[side] for part in parts]).pooled for side in (0, 2)]
+    return replace(text(list(captions)), phrases=torch.stack([p for p in pooled if p is not None], dim=1))
 
 
 def noisy(cond: Cond, level: Float[Tensor, " b"], z: Float[Tensor, "b c h w"]) -> Cond:

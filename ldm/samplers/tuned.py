@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ldm.core.bundle import write_atomically
 from ldm.core.config_io import ConfigError, from_dict, to_dict
-from ldm.process.grid import TimeGrid, chosen
+from ldm.process.grid import TimeGrid, TunedSpacing, chosen
 from ldm.process.schedule import Schedule
 from ldm.process.variance import AnalyticVariance
 
@@ -26,6 +26,7 @@ class Tuned:
         paths: the best path of 1, 2, ... steps, as timesteps, for `ldm.process.grid.chosen`.
         nats: what each path costs in the bound, without the prior term, mean over pictures.
         pictures: how many were measured.
+        ode: the path of 1, 2, ... steps with the least local error of an ODE sampler (`ldm.evaluation.truncation`).
 
     Raises:
         ValueError: the tables disagree with each other.
@@ -36,6 +37,7 @@ class Tuned:
     paths: tuple[tuple[int, ...], ...]
     nats: tuple[float, ...]
     pictures: int
+    ode: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.timesteps) != len(self.variance.logsnr):
@@ -43,30 +45,33 @@ class Tuned:
         if len(self.paths) != len(self.nats):
             raise ValueError(f"nats: {len(self.nats)} for {len(self.paths)} paths; give one for each")
         known = set(self.timesteps)
-        for steps, path in enumerate(self.paths, start=1):
-            if list(path) != sorted(set(path)):
-                raise ValueError(f"paths[{steps - 1}]: {path} are not rising timesteps, each once")
-            if len(path) != steps or not known.issuperset(path):
-                raise ValueError(f"paths[{steps - 1}]: {path} are not {steps} of the measured timesteps")
+        for name, paths in (("paths", self.paths), ("ode", self.ode)):
+            for steps, path in enumerate(paths, start=1):
+                if list(path) != sorted(set(path)):
+                    raise ValueError(f"{name}[{steps - 1}]: {path} are not rising timesteps, each once")
+                if len(path) != steps or not known.issuperset(path):
+                    raise ValueError(f"{name}[{steps - 1}]: {path} are not {steps} of the measured timesteps")
 
     @property
     def model(self) -> str:
         """Content hash of the model that was measured."""
         return self.variance.model
 
-    def grid(self, schedule: Schedule, steps: int) -> TimeGrid:
+    def grid(self, schedule: Schedule, steps: int, spacing: TunedSpacing = "tuned") -> TimeGrid:
         """The levels of the best path of `steps` steps, ending at clean data.
 
         Args:
             schedule: the measured model's.
             steps: 1 to the number of paths.
+            spacing: best for the bound ("tuned") or for an ODE sampler ("tuned_ode").
 
         Raises:
             ValueError: no path of that length was measured.
         """
-        if not 1 <= steps <= len(self.paths):
-            raise ValueError(f"steps: {steps} is not in 1..{len(self.paths)}, the tuned paths; tune with more levels")
-        return chosen(schedule, self.paths[steps - 1])
+        paths = self.paths if spacing == "tuned" else self.ode
+        if not 1 <= steps <= len(paths):
+            raise ValueError(f"steps: {steps} is not in 1..{len(paths)}, the tuned paths; tune with more levels")
+        return chosen(schedule, paths[steps - 1])
 
 
 def save_tuned(folder: Path, tuned: Tuned) -> Path:

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.build import LDM, Model, load_model
+from ldm.build import Model, load_model
 from ldm.config import TimesSpec
-from ldm.core.bundle import load_bundle, save_bundle
+from ldm.core.bundle import save_bundle
 from ldm.core.config_io import dump_yaml, to_dict
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
 from ldm.core.optim import OptimSpec, adamw, scheduled
+from ldm.core.precision import AUTO
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.trainer import make_trainer, steps_done, train, use_rate
 from ldm.data.latents import Batch
@@ -63,7 +64,7 @@ class ClassifierConfig:
         data: pictures and labels.
         times: how training levels are drawn.
         optim: optimiser, learning rate and length.
-        precision: Lightning's name, e.g. "bf16-mixed" or "32-true".
+        precision: Lightning's name, e.g. "bf16-mixed" or "32-true"; "auto": bfloat16 where the machine is faster in it.
         validate_every: steps between validations.
         save_every: steps between checkpoints.
         seed: of initial weights, order of the data and noise.
@@ -74,7 +75,7 @@ class ClassifierConfig:
     data: LabelledData
     times: TimesSpec = field(default_factory=LowDiscrepancy)
     optim: OptimSpec = field(default_factory=OptimSpec)
-    precision: str = "bf16-mixed"
+    precision: str = AUTO
     validate_every: int = 500
     save_every: int = 200
     seed: int = 0
@@ -206,8 +207,7 @@ def fit(config: ClassifierConfig, out: Path) -> Path:
     classes = sorted(set(values[0]))
     model = load_model(config.model)
     _check(config, model, classes, values[1])
-    codec_hash = load_bundle(Path(config.model) / LDM).meta["autoencoder"]
-    seen, held_out = _labelled(config, model, codec_hash, classes, values)
+    seen, held_out = _labelled(config, model, classes, values)
     module = ClassifierTraining(config, model.schedule)
     trainer = make_trainer(
         out,
@@ -219,21 +219,21 @@ def fit(config: ClassifierConfig, out: Path) -> Path:
     (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     loaders = train_loader(seen, len(seen), config.data.batch, config.seed, done), val_loader(held_out)
     train(trainer, module, loaders, out)
-    meta = {"autoencoder": codec_hash, "schedule": to_dict(model.schedule)}
+    meta = {"autoencoder": model.latents, "schedule": to_dict(model.schedule)}
     save_bundle(out / BUNDLE, to_dict(config), module.ema.weights(), **meta, column=config.data.column, classes=classes)
     return out / BUNDLE
 
 
 def _labelled(
-    config: ClassifierConfig, model: Model, codec_hash: str, classes: list[str], values: list[list[str]]
+    config: ClassifierConfig, model: Model, classes: list[str], values: list[list[str]]
 ) -> tuple[Labelled, Labelled]:
     """Training and held-out latents with their labels."""
     settings = replace(model.config.data, cache=config.data.cache)
     model = replace(model, config=replace(model.config, data=settings))
     number = {name: i for i, name in enumerate(classes)}
     train_labels, val_labels = ([number[value] for value in column] for column in values)
-    seen = cached(model, config.data.train, config.data.views, codec_hash)
-    held_out = cached(model, config.data.val, 1, codec_hash)
+    seen = cached(model, config.data.train, config.data.views)
+    held_out = cached(model, config.data.val, 1)
     return Labelled(seen, train_labels, config.data.views), Labelled(held_out, val_labels, 1)
 
 

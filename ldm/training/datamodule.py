@@ -8,15 +8,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from ldm.build import Model
 from ldm.core.gaussian import Gaussian
+from ldm.core.precision import autocast, dtype_of
 from ldm.core.shapes import Image
 from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import Batch, Encoders, LatentCache
 from ldm.data.position import ResumableSampler
-from ldm.inference.pipeline import autocast
 from ldm.nets.cond import Cond
 
 
-def cached(model: Model, path: str, views: int, codec_hash: str) -> LatentCache:
+def cached(model: Model, path: str, views: int) -> LatentCache:
     """The folder `path` through the model's frozen encoders, from the cache or into it.
 
     Raises:
@@ -26,7 +26,7 @@ def cached(model: Model, path: str, views: int, codec_hash: str) -> LatentCache:
 
     config = model.config
     device = next(model.denoise.parameters()).device
-    narrow = torch.bfloat16 if config.precision == "bf16-mixed" else torch.float32
+    narrow = dtype_of(config.precision, device)
 
     @torch.inference_mode()
     def encode_image(images: Image) -> Gaussian:
@@ -34,15 +34,12 @@ def cached(model: Model, path: str, views: int, codec_hash: str) -> LatentCache:
             return model.codec.posterior(images.to(device, memory_format=torch.channels_last))
 
     @torch.inference_mode()
-    def encode_text(captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_text(captions: Sequence[str]) -> dict[str, Tensor]:
         with autocast(device, narrow):
-            cond = cacheable(model, captions)
-        tokens, mask, pooled = cond.tokens, cond.mask, cond.pooled
-        if mask is None:
-            mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return tokens, mask, mask.new_zeros(len(captions), 0, dtype=torch.float32) if pooled is None else pooled
+            return cacheable(model, captions).present()
 
-    encoders = Encoders(encode_image, encode_text, (codec_hash, repr(config.text), str(narrow)))
+    phrases = str(config.guess is not None)
+    encoders = Encoders(encode_image, encode_text, (model.latents, repr(config.text), str(narrow), phrases))
     return LatentCache(
         ImageFolder(FolderSpec(path=path, size=config.data.size)),
         encoders,
@@ -56,7 +53,7 @@ def cached(model: Model, path: str, views: int, codec_hash: str) -> LatentCache:
 def cacheable(model: Model, captions: Sequence[str]) -> Cond:
     """What of captions never changes in training: the states of a frozen text encoder, else the token ids as tokens."""
     if not model.text.trainable:
-        return model.text(list(captions))
+        return model.read(captions)
     ids, mask = model.text.tokenize(captions)
     return Cond(ids, mask)
 

@@ -39,17 +39,17 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     """
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
-    model, latents = build_for_training(config, out)
+    model = build_for_training(config, out)
     started = load_model(init) if init is not None and not done else None
     if started is not None:
         model.learned().load_state_dict(started.learned().state_dict())
-    seen = cached(model, config.data.train, config.data.views, latents)
-    held_out = cached(model, config.data.val, 1, latents)
+    seen = cached(model, config.data.train, config.data.views)
+    held_out = cached(model, config.data.val, 1)
     if model.guess is not None:
-        null = cacheable(model, [""]).pooled
-        assert null is not None  # `_check_text` has seen that the encoder gives one
+        null = cacheable(model, [""]).phrases
+        assert null is not None  # it is there whenever there is a guess
         start = started.guess if started is not None else None
-        pairs, dropped = seen.means_and_texts(), config.data.drop_caption
+        pairs, dropped = seen.means_and_phrases(), config.data.drop_caption
         train_guess(model.guess, pairs, null[0].detach(), dropped, config.seed, out, start)
     module = LatentDiffusion(model, PROMPTS)
     trainer = make_trainer(
@@ -69,8 +69,8 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     return out / "model"
 
 
-def build_for_training(config: RunConfig, out: Path) -> tuple[Model, str]:
-    """The model of a configuration with random weights, and the hash of its autoencoder's latents.
+def build_for_training(config: RunConfig, out: Path) -> Model:
+    """The model of a configuration with random weights.
 
     Raises:
         ValueError: the autoencoder or the text encoder cannot be used, or does not fit the network.
@@ -78,7 +78,7 @@ def build_for_training(config: RunConfig, out: Path) -> tuple[Model, str]:
     codec, latents = build_codec(config.codec, Path())
     text = build_text(config.text, text_root(config, out))
     _check_text(config, text)
-    return Model(config, build_denoiser(config), config.schedule, codec, text, build_guess(config)), latents
+    return Model(config, build_denoiser(config), config.schedule, codec, text, build_guess(config), latents)
 
 
 def _check_text(config: RunConfig, text: TextEncoder) -> None:
@@ -89,6 +89,8 @@ def _check_text(config: RunConfig, text: TextEncoder) -> None:
         if getattr(config.net, field) not in (0, width):
             found = getattr(config.net, field)
             raise ValueError(f"net.{field}: {found}, but the text encoder gives {width}; set it to that")
+    if config.guess is not None and text.trainable:
+        raise ValueError("guess: it is trained before the text encoder would be; set text.trainable to false")
     if config.guess is not None and config.guess.pooled_dim != text.pooled_width:
         found, width = config.guess.pooled_dim, text.pooled_width
         raise ValueError(

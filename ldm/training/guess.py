@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from ldm.core.bundle import write_atomically
 from ldm.core.optim import adamw
+from ldm.core.precision import autocast
 from ldm.core.rng import fold
 from ldm.nets.guess import LatentGuess
 
 FILE = "guess.safetensors"
-Pairs = tuple[Tensor, Tensor]  # latents (n, c, h, w) and the pooled texts of their captions (n, p)
+Pairs = tuple[Tensor, Tensor]  # latents (n, c, h, w) and the phrases of their captions (n, 2, p)
 
 
 def train_guess(
@@ -28,8 +29,8 @@ def train_guess(
 
     Args:
         guess: trained in place, and frozen.
-        seen: from `LatentCache.means_and_texts`.
-        null: pooled text of the empty caption (p,).
+        seen: from `LatentCache.means_and_phrases`.
+        null: phrases of the empty caption (2, p).
         dropped: share of captions replaced by it.
         seed: of order and dropout.
         out: folder of the run; the weights are kept there.
@@ -53,22 +54,22 @@ def _shape(guess: LatentGuess) -> list[torch.Size]:
 
 def error(guess: LatentGuess, data: Pairs) -> float:
     """Mean squared error per element over all pairs."""
-    mean, pooled = data
+    mean, phrases = data
     with torch.no_grad():
-        return float(((guess.eval()(pooled.float()) - mean.float()) ** 2).mean())
+        return float(((guess.eval()(phrases.float()) - mean.float()) ** 2).mean())
 
 
 def _regress(guess: LatentGuess, seen: Pairs, null: Tensor, dropped: float, seed: int) -> None:
     spec = guess.spec
-    mean, pooled = seen
+    mean, phrases = seen
     torch.manual_seed(fold(seed, "guess"))
     optimizer = adamw(guess, spec.optim)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, spec.optim.factor)
     for _ in range(spec.optim.steps):
         rows = torch.randint(len(mean), (spec.batch,))
-        empty = torch.rand(spec.batch, 1) < dropped
-        text = torch.where(empty, null.float(), pooled[rows].float())
-        with torch.autocast("cpu", torch.bfloat16):
+        empty = torch.rand(spec.batch, 1, 1) < dropped
+        text = torch.where(empty, null.float(), phrases[rows].float())
+        with autocast(torch.device("cpu")):
             found = guess(text)
         loss = ((found.float() - mean[rows].float()) ** 2).mean()
         optimizer.zero_grad()

@@ -14,7 +14,7 @@ from ldm.core.images import grid
 from ldm.core.optim import adamw, scheduled
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.trainer import use_rate
-from ldm.data.latents import Batch
+from ldm.data.latents import OF_PICTURE, Batch
 from ldm.denoiser import Denoiser, bind
 from ldm.inference.pipeline import Request, txt2img
 from ldm.losses import denoising_loss
@@ -134,5 +134,5 @@ class LatentDiffusion(lightning.LightningModule):
 
 def _cond(batch: Batch) -> Cond:
     """What the cache holds of the captions: the states of a frozen encoder, or the token ids for a trainable one."""
-    tokens, pooled = batch["tokens"], batch["pooled"].float() if batch["pooled"].shape[-1] else None
-    return Cond(tokens=tokens.float() if tokens.is_floating_point() else tokens, mask=batch["mask"], pooled=pooled)
+    states = {name: state for name, state in batch.items() if name not in OF_PICTURE}
+    return Cond(**{name: s.float() if s.is_floating_point() else s for name, s in states.items()})

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -26,8 +27,10 @@ def test_tables_come_back_as_they_were_and_give_the_grid_of_their_path(tmp_path)
     grid = tuned.grid(schedule, 2)
     assert grid.logsnr.tolist() == [schedule.nodes()[10], schedule.nodes()[5], math.inf]
     tuned.variance.check(grid)
-    with pytest.raises(ValueError, match=r"steps: 3 is not in 1\.\.2"):
-        tuned.grid(schedule, 3)
+    assert replace(tuned, ode=((9,), (1, 9))).grid(schedule, 2, "tuned_ode").logsnr[1].item() == schedule.nodes()[2]
+    for steps, spacing in ((3, "tuned"), (1, "tuned_ode")):
+        with pytest.raises(ValueError, match=rf"steps: {steps} is not in 1\.\."):
+            tuned.grid(schedule, steps, spacing)
 
 
 def test_tables_of_another_model_or_damaged_ones_are_refused_in_one_line(tmp_path):
@@ -41,6 +44,7 @@ def test_tables_of_another_model_or_damaged_ones_are_refused_in_one_line(tmp_pat
         (json.dumps(whole | {"format": "other"}), "another format"),
         (json.dumps(whole | {"paths": [[9], [9, 4]]}), r"paths\[1\]: \(9, 4\) are not rising"),
         (json.dumps(whole | {"paths": [[9], [4, 8]]}), "not 2 of the measured"),
+        (json.dumps(whole | {"ode": [[9, 9]]}), r"ode\[0\]: \(9, 9\) are not rising"),
         (json.dumps(whole | {"nats": [3.0]}), "nats: 1 for 2 paths"),
     ):
         path.write_text(text)

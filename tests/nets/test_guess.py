@@ -9,7 +9,7 @@ from ldm.config import RunConfig
 from ldm.core.config_io import from_dict, to_dict
 from ldm.core.optim import OptimSpec
 from ldm.nets.cond import Cond
-from ldm.nets.guess import GuessSpec, LatentGuess, noisy
+from ldm.nets.guess import GuessSpec, LatentGuess, noisy, with_phrases
 from ldm.nets.unet import UNetSpec
 from ldm.training.guess import error, train_guess
 
@@ -19,49 +19,49 @@ SPEC = GuessSpec(
 
 
 def pairs(n):
-    """Latents that are a function of the text, and the texts."""
+    """Latents that are a function of the phrases, and the phrases."""
     generator = torch.Generator().manual_seed(n)
-    pooled = torch.randn(n, 6, generator=generator)
+    phrases = torch.randn(n, 2, 6, generator=generator)
     shift = torch.arange(32.0).reshape(2, 4, 4) / 32
-    return torch.tanh(pooled.sum(1))[:, None, None, None] + shift, pooled
+    return torch.tanh(phrases[:, 0].sum(1) * phrases[:, 1, 0])[:, None, None, None] + shift, phrases
 
 
 def test_it_learns_the_latent_of_a_text_and_keeps_it(tmp_path):
     torch.manual_seed(0)
     guess, again = LatentGuess(SPEC), LatentGuess(SPEC)
     before = error(guess, pairs(300))
-    train_guess(guess, pairs(200), torch.zeros(6), 0.0, 0, tmp_path)
+    train_guess(guess, pairs(200), torch.zeros(2, 6), 0.0, 0, tmp_path)
     assert error(guess, pairs(300)) < 0.1 * before
     assert not any(p.requires_grad for p in guess.parameters()) and not guess.training
-    train_guess(again, pairs(200), torch.zeros(6), 0.0, 0, tmp_path)  # read from the folder
+    train_guess(again, pairs(200), torch.zeros(2, 6), 0.0, 0, tmp_path)  # read from the folder
     assert all(torch.equal(a, b) for a, b in zip(guess.parameters(), again.parameters(), strict=True))
 
 
 def test_the_guess_of_the_model_that_a_run_starts_from_is_taken_over(tmp_path):
     start, guess, other = LatentGuess(SPEC), LatentGuess(SPEC), LatentGuess(replace(SPEC, width=32))
-    train_guess(guess, pairs(50), torch.zeros(6), 0.0, 0, tmp_path / "same", start)
+    train_guess(guess, pairs(50), torch.zeros(2, 6), 0.0, 0, tmp_path / "same", start)
     assert all(torch.equal(a, b) for a, b in zip(guess.parameters(), start.parameters(), strict=True))
     before = error(other, pairs(50))
-    train_guess(other, pairs(50), torch.zeros(6), 0.0, 0, tmp_path / "other", start)
+    train_guess(other, pairs(50), torch.zeros(2, 6), 0.0, 0, tmp_path / "other", start)
     assert error(other, pairs(50)) < before
 
 
 def test_the_empty_caption_gets_the_mean_of_all(tmp_path):
     torch.manual_seed(0)
-    guess, data, null = LatentGuess(SPEC), pairs(200), torch.full((6,), 9.0)
+    guess, data, null = LatentGuess(SPEC), pairs(200), torch.full((2, 6), 9.0)
     train_guess(guess, data, null, 0.5, 0, tmp_path)
     with torch.no_grad():
         assert (guess(null[None])[0] - data[0].mean(0)).abs().mean() < 0.1
 
 
 def test_it_becomes_the_channels_of_any_size_of_latent():
-    guess, cond = LatentGuess(SPEC), Cond(tokens=torch.zeros(3, 1, 6), pooled=torch.randn(3, 6))
+    guess, cond = LatentGuess(SPEC), Cond(tokens=torch.zeros(3, 1, 6), phrases=torch.randn(3, 2, 6))
     with torch.no_grad():
         plain, wide = guess.into(cond), guess.into(cond, (4, 8))
     assert plain.channels is not None and wide.channels is not None
-    assert torch.equal(plain.channels, guess(cond.pooled)) and wide.channels.shape == (3, 2, 4, 8)
-    with pytest.raises(ValueError, match="reads a pooled text, and this text encoder gives none"):
-        guess.into(replace(cond, pooled=None))
+    assert torch.equal(plain.channels, guess(cond.phrases)) and wide.channels.shape == (3, 2, 4, 8)
+    with pytest.raises(ValueError, match="reads the phrases of a caption, and there are none"):
+        guess.into(replace(cond, phrases=None))
 
 
 def test_noise_is_added_at_each_rows_own_level():
@@ -81,3 +81,31 @@ def test_the_network_must_read_it_and_a_file_keeps_it():
     assert from_dict(RunConfig, to_dict(config)) == config
     with pytest.raises(ValueError, match="guess: dropout 1.5 is in"):
         GuessSpec(dropout=1.5)
+
+
+class Letters:
+    """Pooled states that tell a caption by its length and first letter."""
+
+    width = pooled_width = 2
+    max_tokens, trainable = 1, False
+
+    def encode(self, ids, mask): ...
+
+    def tokenize(self, captions): ...
+
+    def cut(self, caption): ...
+
+    def __call__(self, captions):
+        pooled = torch.tensor([[float(len(c)), float(ord(c[0])) if c else 0.0] for c in captions])
+        return Cond(tokens=torch.zeros(len(captions), 1, 2), pooled=pooled)
+
+
+def test_a_caption_is_read_as_what_is_shown_and_how():
+    cond = with_phrases(Letters(), ["rocket, flat, on blue", "a dog", ""])
+    assert cond.phrases is not None and cond.pooled is not None
+    assert cond.phrases.tolist() == [[[6, ord("r")], [13, ord("f")]], [[5, ord("a")], [0, 0]], [[0, 0], [0, 0]]]
+    assert cond.pooled.tolist() == [[21, ord("r")], [5, ord("a")], [0, 0]]
+    nothing = Letters()
+    nothing.pooled_width = 0
+    with pytest.raises(ValueError, match="guess: it reads pooled texts, and this text encoder gives none"):
+        with_phrases(nothing, ["a dog"])

@@ -31,7 +31,7 @@ def test_a_guess_is_trained_first_kept_and_used(shapes, random_autoencoder, tmp_
 
     model = load_model(folder)
     cond = model.condition(["a red circle"])
-    assert cond.channels is not None and torch.equal(cond.channels, model.guess(cond.pooled))
+    assert cond.channels is not None and torch.equal(cond.channels, model.guess(model.read(["a red circle"]).phrases))
     drawn = ["--model", folder, "--out", tmp_path / "drawn", "--prompt", "a red circle", "--width", "64"]
     with Image.open(stages.finish(stages.start("txt2img", *drawn)).strip()) as picture:
         assert picture.size == (64, 32)

@@ -111,7 +111,7 @@ def test_the_guess_is_where_the_text_is():
     with FakeTensorMode() as mode:
         to_cuda(guess, mode)
         with torch.device(CUDA):
-            cond = Cond(tokens=torch.ones(2, 3, 6), pooled=torch.ones(2, 6))
+            cond = Cond(tokens=torch.ones(2, 3, 6), phrases=torch.ones(2, 2, 6))
         for size in (None, (8, 16)):
             channels = guess.into(cond, size).channels
             assert channels.device == CUDA and channels.shape == (2, 4, *(size or (8, 8)))

@@ -19,7 +19,7 @@ ANALYTIC = ("--option", "variance=analytic")
 @pytest.fixture
 def tuned(shapes, model_folder, tmp_path) -> Path:
     folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
-    few = ["--samples", "4", "--levels", "12", "--steps", "6"]
+    few = ["--samples", "4", "--trajectories", "2", "--levels", "12", "--steps", "6"]
     stages.finish(stages.start("tune_sampler", "--model", folder, "--data", shapes / "val", *few))
     return folder
 
@@ -28,7 +28,7 @@ def tuned(shapes, model_folder, tmp_path) -> Path:
 def test_tables_are_measured_and_used(tuned, tmp_path):
     model = load_model(tuned)
     tables = load_tuned(tuned, model.sha256)
-    assert len(tables.timesteps) == 12 and len(tables.paths) == 6
+    assert len(tables.timesteps) == 12 and len(tables.paths) == len(tables.ode) == 6
     out = ["--model", tuned, "--out", tmp_path / "drawn"]
     path = stages.finish(stages.start("txt2img", *out, *DRAW, *ANALYTIC)).strip()
     recipe = json.loads(Image.open(path).info["ldm"])

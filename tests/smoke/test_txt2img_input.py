@@ -118,6 +118,8 @@ def test_autoencoder_of_another_model(txt2img, copy):
         (["--count", "0"], ["--count"]),
         (["--seed", "-1"], ["--seed"]),
         (["--batch", "0"], ["batch"]),
+        (["--label", "red"], ["--classifier", "--label", "give both"]),
+        (["--classifier", "none.safetensors", "--label", "red"], ["none.safetensors", "no such file"]),
     ],
 )
 def test_impossible_option(txt2img, options, words):

@@ -1,0 +1,38 @@
+"""How narrow arithmetic may be: bfloat16 only where the machine computes in it at speed.
+
+A CPU without the instructions runs a bfloat16 product hundreds of times slower than a float32 one, so the default is
+looked up, not assumed.
+"""
+
+import torch
+
+AUTO = "auto"
+
+
+def narrow(device: torch.device | str) -> torch.dtype:
+    """bfloat16 where `device` is faster in it, else float32."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        there = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.float32 if there else torch.bfloat16  # no card at all: tensors of FakeTensorMode
+    if kind == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None = None) -> torch.autocast:
+    """Arithmetic of networks on `device` in `dtype`; None: as narrow as pays. float32 leaves it as it is."""
+    dtype = narrow(device) if dtype is None else dtype
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def for_training(precision: str, device: torch.device | str) -> str:
+    """Lightning's name for `precision`: itself, or for "auto" what `narrow` says of `device`."""
+    if precision != AUTO:
+        return precision
+    return "bf16-mixed" if narrow(device) == torch.bfloat16 else "32-true"
+
+
+def dtype_of(precision: str, device: torch.device | str) -> torch.dtype:
+    """What frozen networks compute in beside training at `precision`."""
+    return torch.bfloat16 if for_training(precision, device) == "bf16-mixed" else torch.float32
