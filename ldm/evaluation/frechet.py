@@ -38,9 +38,15 @@ def frechet_distance(a: Features, b: Gallery) -> float:
 
 
 def kernel_distance(a: Features, b: Gallery) -> float:
+    """`squared_mmd` as a number."""
+    _require_two(a, b)
+    return squared_mmd(a, b).item()
+
+
+def squared_mmd(a: Features, b: Gallery) -> Float[Tensor, ""]:
     """Unbiased squared maximum mean discrepancy with the kernel (x.y / d + 1)^3; 0 on average for equal laws.
 
-    It may be negative. Being unbiased, it compares across different numbers of pictures.
+    Differentiable, float64. It may be negative. Being unbiased, it compares across different numbers of pictures.
 
     Source: Binkowski et al. 2018 (arXiv:1801.01401) section 4; Gretton et al. 2012 Eq. 3.
 
@@ -52,7 +58,7 @@ def kernel_distance(a: Features, b: Gallery) -> float:
     n, m = len(a), len(b)
     within_a = (_kernel_sum(a, a) - _kernel(a, a).sum()) / (n * (n - 1))
     within_b = (_kernel_sum(b, b) - _kernel(b, b).sum()) / (m * (m - 1))
-    return (within_a + within_b - 2 * _kernel_sum(a, b) / (n * m)).item()
+    return within_a + within_b - 2 * _kernel_sum(a, b) / (n * m)
 
 
 def _moments(x: Features) -> tuple[Float[Tensor, " d"], Float[Tensor, "r d"]]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,3 +55,13 @@ def test_cold_start_measures_a_process_of_its_own():
 def test_cold_start_reports_why_the_script_failed():
     with pytest.raises(ValueError, match="txt2img.py ended with 2: error: nowhere"):
         benchmark("cold_start")["once"]("--model", "nowhere", "--out", "/tmp")
+
+
+def test_bits_knows_a_rate_from_a_ratio():
+    """On errors that are known: level by level the same for all pictures, low-discrepancy times leave no variance."""
+    made = benchmark("bits")
+    a, b = torch.tensor([1.0, 2.0, 3.0, 2.0]), torch.tensor([2.0, 4.0, 6.0, 4.0])
+    row = made["ratio_row"]("half", a, b)
+    assert row.value == pytest.approx(0.5) and row.error == pytest.approx(0.0, abs=1e-7)
+    wider = made["ratio_row"]("half", a, b + torch.tensor([0.5, -0.5, 0.5, -0.5]))
+    assert wider.error > 0.01

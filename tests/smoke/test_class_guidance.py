@@ -1,7 +1,11 @@
 """A trained classifier steers what a model draws: from its file to the picture, and what is refused."""
 
+import json
+
 import pytest
+import stages
 import torch
+from PIL import Image
 from test_train_classifier import settings
 
 from ldm.build import load_model
@@ -61,3 +65,10 @@ def test_what_cannot_be_used_is_refused(classifier, model_folder, tmp_path):
     save_bundle(other, bundle.config, bundle.weights, **(bundle.meta | {"autoencoder": "0" * 64}))
     with pytest.raises(BundleError, match="reads the latents of another autoencoder"):
         load_guidance(other, model, "a red circle", 1.0)
+
+
+def test_the_command_draws_and_writes_what_it_steered_to(classifier, model_folder, tmp_path):
+    options = ["--classifier", classifier, "--label", "a red circle", "--classifier-scale", "2", "--steps", "2"]
+    printed = stages.finish(stages.start("txt2img", "--model", model_folder, "--out", tmp_path, *options))
+    recipe = json.loads(Image.open(printed.strip()).info["ldm"])
+    assert (recipe["label"], recipe["classifier_scale"]) == ("a red circle", 2.0)
