@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ldm.build import Model, load_model
+from ldm.codec import IdentityCodec
 from ldm.core.device import pick_device
 from ldm.core.rng import NoiseStream, fold
 from ldm.denoiser import bind
@@ -44,6 +45,7 @@ from ldm.evaluation.paths import (
 from ldm.evaluation.table import Row, as_table, mean_row
 from ldm.evaluation.tune import spread
 from ldm.process.paths import even, optimal_path
+from ldm.process.schedule import Schedule
 from ldm.process.times import LowDiscrepancy, Times, Uniform
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,18 +71,20 @@ def ratio_row(name: str, a: Tensor, b: Tensor) -> Row:
     return Row(name, "ratio", ratio.item(), error.item(), len(a))
 
 
-def times_rows(errors: Errors, levels: Levels, model: Model, seed: int) -> list[Row]:
+def integrand(errors: Errors, levels: Levels, schedule: Schedule) -> Tensor:
+    """1/2 SNR (-dlogsnr/dt) |x_0 - x0_hat|^2 (n, t), nats: its mean is the continuous bound's denoising term."""
+    return 0.5 * levels.exp() * -schedule.slope(schedule.inverse(levels)) * errors
+
+
+def times_rows(errors: Errors, levels: Levels, schedule: Schedule, seed: int) -> list[Row]:
     """Variance of a batch's mean bound with independent and with low-discrepancy times, and the ratio of the two."""
-    n, count = errors.shape
-    t = (torch.arange(count) + 0.5) / count
-    slope = model.schedule.slope(t.double()).clamp(min=-1e6)
-    weighted = 0.5 * levels.exp() * -slope * errors  # the integrand of the continuous bound, nats
+    n = len(errors)
+    weighted = integrand(errors, levels, schedule)
     generator = torch.Generator().manual_seed(fold(seed, "pictures"))
     found = {}
     for name, times in (("independent", Uniform()), ("low-discrepancy", LowDiscrepancy())):
-        means = [
-            _batch_mean(weighted, times, NoiseStream([fold(seed, name, i)]), model, generator) for i in range(BATCHES)
-        ]
+        streams = (NoiseStream([fold(seed, name, i)]) for i in range(BATCHES))
+        means = [_batch_mean(weighted, times, stream, schedule, generator) for stream in streams]
         found[name] = torch.stack(means)
     variances = {name: means.var() for name, means in found.items()}
     spread_of = {name: ((m - m.mean()) ** 2).std() / len(m) ** 0.5 for name, m in found.items()}
@@ -97,9 +101,11 @@ def times_rows(errors: Errors, levels: Levels, model: Model, seed: int) -> list[
     ]
 
 
-def _batch_mean(weighted: Tensor, times: Times, noise: NoiseStream, model: Model, generator: torch.Generator) -> Tensor:
+def _batch_mean(
+    weighted: Tensor, times: Times, noise: NoiseStream, schedule: Schedule, generator: torch.Generator
+) -> Tensor:
     n, count = weighted.shape
-    columns = (times.draw(BATCH, noise, model.schedule) * count).long().clamp(max=count - 1)
+    columns = (times.draw(BATCH, noise, schedule) * count).long().clamp(max=count - 1)
     return weighted[torch.randint(n, (BATCH,), generator=generator), columns].mean()
 
 
@@ -127,7 +133,7 @@ def tables(model: Model, pictures: Pictures, levels: Levels, seed: int) -> list[
     for name, bits in at.items():
         rows.append(mean_row(f"{SOME} steps, {name}", unit, bits))
         rows.append(mean_row(f"{SOME} steps, {name} - all steps", unit, bits - full))
-    return rows + times_rows(errors, levels, model, seed)
+    return rows + times_rows(errors, levels, model.schedule, seed)
 
 
 def main() -> None:
@@ -146,7 +152,11 @@ def main() -> None:
     if options.levels <= SOME:
         raise ValueError(f"--levels: {options.levels}; give more than {SOME}, the steps of the longer path")
     model = load_model(options.model).to(pick_device(options.device))
+    if isinstance(model.codec, IdentityCodec):
+        raise ValueError("--model: it has no autoencoder, so there is no rate of latents; give one of two stages")
     pictures = read_pictures([options.data], model.config.data.size, options.samples, options.seed)
+    if len(pictures) < 4:
+        raise ValueError(f"--data: {len(pictures)} pictures; give a folder of 4 or more")
     levels = nodes_of(model.schedule, spread(model.schedule, options.levels))
     print(
         f"{options.model} ({model.sha256[:12]}): {len(pictures)} pictures of {options.data.name}, {len(levels)} of "

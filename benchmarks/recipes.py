@@ -5,14 +5,16 @@
 
 Every variant trains from scratch with its averaged weights on the same cached latents of `data.train`; the variants
 take turns of a few seconds, so that whatever else the machine does falls on all, and each has had `--minutes` of its
-own at the end. The learning rate stays on its plateau. The figure is the same for all whatever their own loss is: the
-mean squared error of v over t uniform in [0, 1), on `data.val` with fixed noise and every caption kept, with its
-standard error over pictures. Needs the data and the autoencoder that the recipe names.
+own at the end; what its guess takes to train is part of them. The learning rate stays on its plateau. The figure is the
+same for all whatever their own loss is: the mean squared error of v over t uniform in [0, 1), on `data.val` with fixed
+noise and every caption kept, with its standard error over pictures. Needs the data and the autoencoder that the recipe
+names.
 """
 
 import argparse
 import math
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ from ldm.losses import denoising_loss
 from ldm.process.times import LowDiscrepancy
 from ldm.process.weights import SimpleV
 from ldm.training.datamodule import cached, train_loader, val_loader
-from ldm.training.fit import build_for_training
+from ldm.training.fit import build_for_training, ready_guess
 from ldm.training.module import LatentDiffusion
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +49,8 @@ VARIANTS: list[tuple[str, list[str]]] = [
     ("wide, shallow", ["net.channels=160", "net.blocks=[1, 1]", "net.norm_groups=32"]),
     ("narrow, deep", ["net.channels=96", "net.blocks=[2, 4]", "net.head_channels=48"]),
     ("no pooled text", ["net.pooled_dim=0"]),
+    ("no guess", ["guess=null", "net.cond_channels=0"]),
+    ("draws, not means", ["data.latents=sample"]),
 ]
 
 
@@ -64,14 +68,19 @@ class Trial:
 
 
 def begin(name: str, config: RunConfig) -> Trial:
-    """A new network with its data."""
+    """A new network with its data; what its guess takes to train counts as its time."""
     torch.manual_seed(config.seed)
     model = build_for_training(config, Path())
     seen = cached(model, config.data.train, config.data.views)
     held_out = cached(model, config.data.val, 1)
-    module = LatentDiffusion(model).train()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as out:
+        ready_guess(model, seen, Path(out))
+    seconds = time.perf_counter() - began if model.guess is not None else 0.0
+    module = LatentDiffusion(model)
+    module.learned.train()  # the guess stays as it draws, without dropout
     batches = iter(train_loader(seen, len(seen), config.data.batch, config.seed, 0))
-    return Trial(name, module, adamw(module.learned, config.optim), batches, held_out)
+    return Trial(name, module, adamw(module.learned, config.optim), batches, held_out, seconds=seconds)
 
 
 def step(trial: Trial) -> None:
@@ -130,11 +139,15 @@ def main() -> None:
     options = parser.parse_args()
     if not 0 < options.minutes < math.inf:
         raise ValueError(f"--minutes: {options.minutes}; give a number above 0")
-    trials = [
-        begin(name, load(options.config, RunConfig, [*options.set, *changes]))
-        for name, changes in variants(options.variant)
-    ]
-    budget = 60 * options.minutes
+    budget, trials = 60 * options.minutes, []
+    for name, changes in variants(options.variant):
+        trial = begin(name, load(options.config, RunConfig, [*options.set, *changes]))
+        if trial.seconds >= budget:
+            raise ValueError(
+                f"--minutes: {options.minutes:g}, but the guess of '{name}' alone took {trial.seconds / 60:.1f}; "
+                "give more, or lower guess.optim.steps with --set"
+            )
+        trials.append(trial)
     while min(trial.seconds for trial in trials) < budget:
         for trial in trials:
             if trial.seconds < budget:

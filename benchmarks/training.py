@@ -3,8 +3,8 @@
     python benchmarks/training.py                            # configs/ldm/emoji.yaml, its own batch, 20 steps each
     python benchmarks/training.py --steps 5 --batch 16 --threads 2
 
-ours:    bf16 autocast, channels-last weights, fused AdamW, the moving average of the weights, on cached latents and
-         text states.
+ours:    bfloat16 autocast where the machine is fast in it, channels-last weights, fused AdamW, the moving average of
+         the weights, on cached latents and text states.
 plain:   float32, contiguous, AdamW as torch gives it, no moving average; pictures and captions go through the frozen
          encoders in every step, as they do where nothing is cached.
 cached:  the plain loop on the cached batch, which leaves the difference of the steps themselves.
@@ -152,6 +152,8 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     config = load(options.config, RunConfig)
+    if config.prediction.learned_variance:
+        raise ValueError("--config: its variance is learned, by another loss than the plain loop's; compare without it")
     stage1 = load(options.autoencoder, AutoencoderConfig)
     b = options.batch or config.data.batch
     batch = random_batch(config, b, getattr(config.text, "max_tokens", 77), stage1.model.factor)

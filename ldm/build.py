@@ -38,7 +38,8 @@ class Model:
         codec: pictures to latents and back.
         text: captions to conditions.
         guess: the guess of the latent that the U-Net reads; None: it reads none.
-        latents: hash of what makes the latents, the autoencoder's encoder; "identity" for diffusion on pixels.
+        latents: what makes the latents: the hash of the autoencoder's encoder, and a scale of its own if one is set;
+            "identity" for diffusion on pixels.
         sha256: content hash of the stage-2 weights; "" for a model that was not loaded from a file.
         folder: where it was loaded from, and where its tuned tables are; None for a model that was not.
     """
@@ -86,7 +87,8 @@ class Model:
 def build_denoiser(config: RunConfig) -> NetDenoiser:
     """The network of a configuration, with random weights from torch's global generator, as a denoiser."""
     net = UNet(config.net).to(memory_format=torch.channels_last)
-    return NetDenoiser(net, config.prediction.kind, config.prediction.scaling, config.schedule.timesteps)
+    spec = config.prediction
+    return NetDenoiser(net, spec.kind, spec.scaling, config.schedule.timesteps, learned_variance=spec.learned_variance)
 
 
 def build_guess(config: RunConfig) -> LatentGuess | None:
@@ -109,6 +111,11 @@ def build_codec(spec: CodecSpec, where: Path) -> tuple[ScaledCodec | IdentityCod
     model = model.to(memory_format=torch.channels_last)
     stats = LatentStats(moments.mean, moments.std) if spec.scale is None else LatentStats((0.0,), (1 / spec.scale,))
     return ScaledCodec(model, stats), sha256
+
+
+def latents_name(sha256: str, spec: CodecSpec) -> str:
+    """What tells the latents of stage 2 from others: the hash of their encoder, and the scale where one is set."""
+    return sha256 if spec.scale is None else f"{sha256} x {spec.scale}"
 
 
 def build_tables(spec: SampleSpec, model: Model) -> Tuned | None:
@@ -169,7 +176,8 @@ def load_model(path: str | Path) -> Model:
         spec = replace(spec, pretrained=None)  # the bundle has its weights; nothing is to be downloaded
     text = build_text(spec, text_root(config, folder))
     guess = build_guess(config)
-    model = Model(config, build_denoiser(config), config.schedule, codec, text, guess, latents, bundle.sha256, folder)
+    name = latents_name(latents, config.codec)
+    model = Model(config, build_denoiser(config), config.schedule, codec, text, guess, name, bundle.sha256, folder)
     stored = model.stored()
     try:
         stored.load_state_dict({_module_name(name): w.float() for name, w in bundle.weights.items()})

@@ -45,10 +45,13 @@ class PredictionSpec:
     Attributes:
         kind: noise, clean latent, score or v.
         scaling: coefficients around the network.
+        learned_variance: whether it also says the variance of the reverse step, with as many channels again
+            (`net.out_channels`); trained with `hybrid_loss`, drawn with `variance=learned` of the ancestral sampler.
     """
 
     kind: Kind = "v"
     scaling: VP | EDMScaling = field(default_factory=VP)
+    learned_variance: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,7 @@ class RunConfig:
         schedule: level as a function of time; net, loss, sampler and likelihood all use this one.
         net: shape of the U-Net.
         text: the text encoder.
-        guess: a network that guesses the latent from the pooled text, for the U-Net to read; null: none.
+        guess: a network that guesses the latent from the phrases of a caption, for the U-Net to read; null: none.
         prediction: what the network predicts.
         loss: weight of the levels.
         times: how training levels are drawn.
@@ -152,6 +155,18 @@ class RunConfig:
             raise ValueError(
                 f"net.cond_channels: {self.net.cond_channels}, but the guess has {self.guess.shape[0]} channels for the"
                 " U-Net to read; set it to that"
+            )
+        learned = self.prediction.learned_variance
+        wanted = self.net.in_channels * (2 if learned else 1)
+        if self.net.out_channels != wanted:
+            raise ValueError(
+                f"net.out_channels: {self.net.out_channels}, but {self.net.in_channels} channels "
+                f"{'and their variances' if learned else 'without a learned variance'} need {wanted}"
+            )
+        if learned and (isinstance(self.times, LogNormal) or isinstance(self.schedule, ZeroTerminal)):
+            raise ValueError(
+                "prediction.learned_variance: its bound needs times drawn evenly and a schedule that ends above pure "
+                "noise; set times to low_discrepancy and the schedule to one that is not zero_terminal"
             )
         if self.prediction.kind in ("eps", "score") and isinstance(self.schedule, ZeroTerminal):
             raise ValueError(

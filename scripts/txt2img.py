@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--scale", type=float, help="classifier-free guidance; 1 is the plain model")
     p.add_argument("--classifier", type=Path, metavar="FILE", help="steer by one of train_classifier.py ...")
     p.add_argument("--label", help="... towards this class of it")
-    p.add_argument("--classifier-scale", type=float, default=1.0, help="strength; 0 is none, 1 is Bayes' rule")
+    p.add_argument("--classifier-scale", type=float, help="strength; 0 is none, 1, the default, is Bayes' rule")
     p.add_argument("--sampler", help="ancestral, ddim, dpm_solver, langevin or predictor_corrector")
     p.add_argument("--option", action="append", metavar="KEY=VALUE", help="of the sampler, e.g. eta=1")
     p.add_argument("--spacing", help="trailing, leading, linspace, quadratic, uniform_logsnr, tuned or tuned_ode")

@@ -33,6 +33,8 @@ def tune(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
         ValueError: an option, the model or the data cannot be used.
         OSError: the model folder cannot be written.
     """
+    if options.trajectories < 1:
+        raise ValueError(f"--trajectories: {options.trajectories}; give 1 or more")
     model = load_model(options.model).to(device)
     pictures = read_pictures([options.data], model.config.data.size, options.samples, options.seed)
     timesteps = spread(model.schedule, options.levels)

@@ -41,8 +41,7 @@ class ClassGuidance:
     def around(self, denoise: Denoiser, count: int, device: torch.device) -> Denoiser:
         """`denoise` for `count` images, each steered towards the label."""
         labels = torch.full((count,), self.classifier.classes.index(self.label), device=device)
-        net = self.classifier.net.to(device)
-        guided = classifier_guided(denoise, log_prob_of(net, labels), self.scale)
+        guided = classifier_guided(denoise, log_prob_of(self.classifier.net, labels), self.scale)
         return on_interval(guided, denoise, self.noisiest, float("inf"))
 
 
@@ -55,5 +54,6 @@ def load_guidance(path: str | Path, model: Model, label: str, scale: float) -> C
     """
     classifier = load_classifier(path)
     if classifier.autoencoder != model.latents:
-        raise BundleError(f"{path}: this classifier reads the latents of another autoencoder; train one for this model")
+        raise BundleError(f"{path}: it reads the latents of another autoencoder; train a classifier for this model")
+    classifier.net.to(next(model.denoise.parameters()).device)  # moved in inference mode, they would stop gradients
     return ClassGuidance(classifier=classifier, label=label, scale=scale)

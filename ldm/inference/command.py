@@ -69,7 +69,11 @@ def draw(options: argparse.Namespace) -> list[Path]:
         recipe |= asdict(spec) | {"height": image.shape[-2], "width": image.shape[-1]}
         recipe["dtype"] = str(dtype).removeprefix("torch.")
         if towards is not None:
-            recipe |= {"label": towards.label, "classifier_scale": towards.scale}
+            recipe |= {
+                "classifier": towards.classifier.sha256,
+                "label": towards.label,
+                "classifier_scale": towards.scale,
+            }
         path = options.out / f"{slug(options.prompt)}-{seed}.png"
         save_png(image, path, recipe)
         paths.append(path)
@@ -80,13 +84,16 @@ def class_guidance(options: argparse.Namespace, model: Model) -> ClassGuidance |
     """What --classifier, --label and --classifier-scale ask for.
 
     Raises:
-        ValueError: one of the first two without the other, or the classifier cannot be used with this model.
+        ValueError: one of them without the others, or the classifier cannot be used with this model.
     """
     if (options.classifier is None) != (options.label is None):
         raise ValueError("--classifier, --label: give both, the classifier's file and one of its classes")
     if options.classifier is None:
+        if options.classifier_scale is not None:
+            raise ValueError("--classifier-scale: there is no classifier to scale; give --classifier and --label")
         return None
-    return load_guidance(options.classifier, model, options.label, options.classifier_scale)
+    scale = 1.0 if options.classifier_scale is None else options.classifier_scale
+    return load_guidance(options.classifier, model, options.label, scale)
 
 
 def sampler_options(given: Sequence[str]) -> dict[str, float | str]:

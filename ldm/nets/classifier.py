@@ -143,12 +143,14 @@ class TrainedClassifier:
         classes: names of the labels 0, 1, ...
         autoencoder: content hash of the autoencoder whose latents it understands.
         schedule: the schedule of its training levels as plain values.
+        sha256: content hash of the bundle.
     """
 
     net: NoisyClassifier
     classes: tuple[str, ...]
     autoencoder: str
     schedule: dict[str, object]
+    sha256: str
 
 
 def load_classifier(path: str | Path) -> TrainedClassifier:
@@ -165,7 +167,7 @@ def load_classifier(path: str | Path) -> TrainedClassifier:
     except (ConfigError, KeyError, RuntimeError) as error:
         first = " ".join(str(error).split())[:200]
         raise BundleError(f"{path}: not a classifier of this version ({first}); train it again") from error
-    return TrainedClassifier(net.eval().requires_grad_(False), tuple(classes), autoencoder, schedule)
+    return TrainedClassifier(net.eval().requires_grad_(False), tuple(classes), autoencoder, schedule, bundle.sha256)
 
 
 def _trunk(spec: NoisyClassifierSpec, emb_dim: int) -> nn.ModuleList:

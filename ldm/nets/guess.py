@@ -13,7 +13,7 @@ from ldm.core.optim import OptimSpec
 from ldm.nets.cond import Cond
 from ldm.nets.text import TextEncoder
 
-SEPARATOR = ", "
+SEPARATOR = ","
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class GuessSpec:
     its steps sees few latents, most of them at other levels. Trained alone, with large batches, the regression costs
     minutes. The U-Net reads the result beside its input (`net.cond_channels`).
 
-    A caption says what is shown, up to its first comma, and then how: "rocket, flat twemoji, on a blue background".
-    The two are read apart, so that what was learned of a rocket in one style serves in another.
+    Most captions say what is shown, up to their first comma, and then how: "rocket, flat twemoji, on a blue ground". The
+    two are read apart, so that what was learned of a rocket in one style serves in another.
 
     Attributes:
         pooled_dim: width of the pooled text.
@@ -110,7 +110,7 @@ def with_phrases(text: TextEncoder, captions: Sequence[str]) -> Cond:
     if not text.pooled_width:
         raise ValueError("guess: it reads pooled texts, and this text encoder gives none")
     parts = [caption.partition(SEPARATOR) for caption in captions]
-    pooled = [text([part[side] for part in parts]).pooled for side in (0, 2)]
+    pooled = [text([part[side].strip() for part in parts]).pooled for side in (0, 2)]
     return replace(text(list(captions)), phrases=torch.stack([p for p in pooled if p is not None], dim=1))
 
 

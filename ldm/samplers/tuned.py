@@ -69,6 +69,8 @@ class Tuned:
             ValueError: no path of that length was measured.
         """
         paths = self.paths if spacing == "tuned" else self.ode
+        if not paths:
+            raise ValueError(f"spacing: these tables have no paths for '{spacing}'; run scripts/tune_sampler.py again")
         if not 1 <= steps <= len(paths):
             raise ValueError(f"steps: {steps} is not in 1..{len(paths)}, the tuned paths; tune with more levels")
         return chosen(schedule, paths[steps - 1])

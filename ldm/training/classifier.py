@@ -229,7 +229,7 @@ def _labelled(
 ) -> tuple[Labelled, Labelled]:
     """Training and held-out latents with their labels."""
     settings = replace(model.config.data, cache=config.data.cache)
-    model = replace(model, config=replace(model.config, data=settings))
+    model = replace(model, config=replace(model.config, data=settings, precision=config.precision))
     number = {name: i for i, name in enumerate(classes)}
     train_labels, val_labels = ([number[value] for value in column] for column in values)
     seen = cached(model, config.data.train, config.data.views)

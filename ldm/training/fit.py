@@ -4,10 +4,12 @@ from pathlib import Path
 
 import lightning
 
-from ldm.build import Model, build_codec, build_denoiser, build_guess, load_model, save_model, text_root
+from ldm.build import Model, build_codec, build_denoiser, build_guess, latents_name, load_model, save_model, text_root
 from ldm.config import RunConfig
 from ldm.core.config_io import dump_yaml
 from ldm.core.trainer import make_trainer, steps_done, train
+from ldm.data.latents import LatentCache
+from ldm.nets.guess import LatentGuess
 from ldm.nets.text import ClipSpec, TextEncoder, build_text
 from ldm.training.datamodule import cacheable, cached, train_loader, val_loader
 from ldm.training.guess import train_guess
@@ -42,15 +44,10 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     model = build_for_training(config, out)
     started = load_model(init) if init is not None and not done else None
     if started is not None:
-        model.learned().load_state_dict(started.learned().state_dict())
+        _take_over(model, started)
     seen = cached(model, config.data.train, config.data.views)
     held_out = cached(model, config.data.val, 1)
-    if model.guess is not None:
-        null = cacheable(model, [""]).phrases
-        assert null is not None  # it is there whenever there is a guess
-        start = started.guess if started is not None else None
-        pairs, dropped = seen.means_and_phrases(), config.data.drop_caption
-        train_guess(model.guess, pairs, null[0].detach(), dropped, config.seed, out, start)
+    ready_guess(model, seen, out, started.guess if started is not None else None)
     module = LatentDiffusion(model, PROMPTS)
     trainer = make_trainer(
         out,
@@ -69,6 +66,24 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     return out / "model"
 
 
+def _take_over(model: Model, started: Model) -> None:
+    try:
+        model.learned().load_state_dict(started.learned().state_dict())
+    except RuntimeError as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"--init: {started.folder} has a network of another shape ({first})") from error
+
+
+def ready_guess(model: Model, seen: LatentCache, out: Path, start: LatentGuess | None = None) -> None:
+    """Train the guess of a model, if it has one, or take it from `out` or `start`; see `train_guess`."""
+    if model.guess is None:
+        return
+    null = cacheable(model, [""]).phrases
+    assert null is not None  # it is there whenever there is a guess
+    config, pairs = model.config, seen.means_and_phrases()
+    train_guess(model.guess, pairs, null[0].detach(), config.data.drop_caption, config.seed, out, start)
+
+
 def build_for_training(config: RunConfig, out: Path) -> Model:
     """The model of a configuration with random weights.
 
@@ -78,7 +93,8 @@ def build_for_training(config: RunConfig, out: Path) -> Model:
     codec, latents = build_codec(config.codec, Path())
     text = build_text(config.text, text_root(config, out))
     _check_text(config, text)
-    return Model(config, build_denoiser(config), config.schedule, codec, text, build_guess(config), latents)
+    name = latents_name(latents, config.codec)
+    return Model(config, build_denoiser(config), config.schedule, codec, text, build_guess(config), name)
 
 
 def _check_text(config: RunConfig, text: TextEncoder) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -27,6 +28,9 @@ def train_guess(
 ) -> None:
     """Regress the cached latents on their captions; a finished one is taken from `out` or `start` instead.
 
+    Raises:
+        ValueError: the guess in `out` is damaged or of another shape.
+
     Args:
         guess: trained in place, and frozen.
         seen: from `LatentCache.means_and_phrases`.
@@ -37,7 +41,10 @@ def train_guess(
         start: the guess of the model that the run starts from; taken over where it has the same shape.
     """
     if (out / FILE).is_file():
-        guess.load_state_dict(load_file(out / FILE))
+        try:
+            guess.load_state_dict(load_file(out / FILE))
+        except (RuntimeError, SafetensorError) as error:
+            raise ValueError(f"{out / FILE}: damaged or of another shape; remove it to train it again") from error
     else:
         if start is not None and _shape(start) == _shape(guess):
             guess.load_state_dict(start.state_dict())

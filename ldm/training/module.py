@@ -17,7 +17,7 @@ from ldm.core.trainer import use_rate
 from ldm.data.latents import OF_PICTURE, Batch
 from ldm.denoiser import Denoiser, bind
 from ldm.inference.pipeline import Request, txt2img
-from ldm.losses import denoising_loss
+from ldm.losses import denoising_loss, hybrid_loss
 from ldm.nets.cond import Cond, where
 from ldm.nets.guess import noisy
 from ldm.training.datamodule import cacheable
@@ -104,6 +104,9 @@ class LatentDiffusion(lightning.LightningModule):
         t = config.times.draw(b, noise, schedule).to(x0.device)
         empty = noise.uniform((1, b))[0].to(x0.device) < dropped
         denoise = self.conditioned(batch, empty, noise)
+        if config.prediction.learned_variance:
+            below = t.clamp(max=1 - 1e-6)  # the last step ends at 1
+            return hybrid_loss(denoise, x0, eps, below, schedule, config.loss, steps=schedule.steps), t
         return denoising_loss(denoise, x0, eps, schedule(t), config.loss, schedule.slope(t)), t
 
     def conditioned(self, batch: Batch, empty: Tensor, noise: NoiseStream | None = None) -> Denoiser:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ldm.evaluation.paths import nodes_of
+from ldm.process.schedule import Cosine
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,10 +61,24 @@ def test_cold_start_reports_why_the_script_failed():
 
 
 def test_bits_knows_a_rate_from_a_ratio():
-    """On errors that are known: level by level the same for all pictures, low-discrepancy times leave no variance."""
+    """A ratio of equal shares has no error; one that varies from picture to picture has."""
     made = benchmark("bits")
     a, b = torch.tensor([1.0, 2.0, 3.0, 2.0]), torch.tensor([2.0, 4.0, 6.0, 4.0])
     row = made["ratio_row"]("half", a, b)
     assert row.value == pytest.approx(0.5) and row.error == pytest.approx(0.0, abs=1e-7)
     wider = made["ratio_row"]("half", a, b + torch.tensor([0.5, -0.5, 0.5, -0.5]))
     assert wider.error > 0.01
+
+
+def test_low_discrepancy_times_are_judged_by_the_continuous_bound_of_known_errors():
+    """Data N(0, c): |x_0 - x0_hat|^2 averages c / (1 + c SNR), whose bound is 1/2 log of a ratio of totals."""
+    made, c, schedule = benchmark("bits"), 0.3, Cosine(logsnr_min=-8.0, logsnr_max=8.0)
+    levels = nodes_of(schedule, range(schedule.steps))
+    errors = (c / (1 + c * levels.exp())).expand(3, -1)
+    weighted = made["integrand"](errors, levels, schedule)
+    ends = schedule(torch.tensor([0.0, 1.0], dtype=torch.float64)).exp()
+    truth = 0.5 * ((1 + c * ends[0]) / (1 + c * ends[1])).log()
+    assert weighted.mean().item() == pytest.approx(truth.item(), rel=2e-3)
+    made["times_rows"].__globals__["BATCHES"] = 200
+    (row,) = made["times_rows"](errors, levels, schedule, 0)
+    assert row.value < 0.05  # all pictures alike and a smooth integrand: hardly any variance is left

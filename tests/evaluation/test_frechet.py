@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldm.evaluation.frechet import frechet_distance, kernel_distance
+from ldm.evaluation.frechet import frechet_distance, kernel_distance, squared_mmd
 
 
 def noise(n: int, d: int, seed: int) -> torch.Tensor:
@@ -93,7 +93,7 @@ def test_kernel_sum_in_blocks(monkeypatch):
     assert kernel_distance(a, b) == pytest.approx(whole, rel=1e-12)
 
 
-@pytest.mark.parametrize("distance", [frechet_distance, kernel_distance])
+@pytest.mark.parametrize("distance", [frechet_distance, squared_mmd])
 @pytest.mark.parametrize("a, b", [(noise(1, 3, 0), noise(4, 3, 0)), (noise(4, 3, 0), noise(4, 2, 0))])
 def test_sets_that_do_not_compare_are_refused(distance, a, b):
     with pytest.raises(ValueError, match="at least 2 rows each, of equal width"):

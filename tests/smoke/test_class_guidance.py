@@ -22,7 +22,7 @@ def classifier(shapes, model_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("classifier")
     changes = {"optim.steps": 60, "validate_every": 60, "save_every": 60, "precision": "32-true", "optim.ema": 0.9}
     overrides = settings(shapes, model_folder, out / "cache", **changes)
-    return fit(load("configs/classifier/style.yaml", ClassifierConfig, overrides), out)
+    return fit(load(stages.ROOT / "configs/classifier/style.yaml", ClassifierConfig, overrides), out)
 
 
 def draw(model, towards=None, **changes):
@@ -63,7 +63,7 @@ def test_what_cannot_be_used_is_refused(classifier, model_folder, tmp_path):
     bundle = load_bundle(classifier)
     other = tmp_path / "other.safetensors"
     save_bundle(other, bundle.config, bundle.weights, **(bundle.meta | {"autoencoder": "0" * 64}))
-    with pytest.raises(BundleError, match="reads the latents of another autoencoder"):
+    with pytest.raises(BundleError, match="it reads the latents of another autoencoder"):
         load_guidance(other, model, "a red circle", 1.0)
 
 

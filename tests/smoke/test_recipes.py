@@ -44,3 +44,10 @@ def test_a_trial_learns(recipes, shapes, random_autoencoder, tmp_path):
     after = recipes["held_out_loss"](trial.module, trial.held_out)
     noisy = before < before.median()  # at nearly clean levels so small a network takes longer
     assert after.shape == (8,) and after.mean() < before.mean() and after[noisy].mean() < 0.9 * before[noisy].mean()
+
+
+def test_what_a_guess_takes_to_train_counts(recipes, shapes, random_autoencoder, tmp_path):
+    guess = "guess={shape: [4, 8, 8], width: 32, manner: 8, batch: 8, optim: {lr: 1e-3, steps: 20}}"
+    changes = [*settings(shapes, random_autoencoder, tmp_path), guess, "net.cond_channels=4"]
+    trial = recipes["begin"]("guessed", load(stages.ROOT / "configs/smoke/ldm.yaml", RunConfig, changes))
+    assert trial.seconds > 0 and not trial.module.guess.training
