@@ -24,8 +24,8 @@ class GuessSpec:
     its steps sees few latents, most of them at other levels. Trained alone, with large batches, the regression costs
     minutes. The U-Net reads the result beside its input (`net.cond_channels`).
 
-    Most captions say what is shown, up to their first comma, and then how: "rocket, flat twemoji, on a blue ground". The
-    two are read apart, so that what was learned of a rocket in one style serves in another.
+    Most captions say what is shown, up to their first comma, and then how: "rocket, flat twemoji, on blue". The two are
+    read apart, so that what was learned of a rocket in one style serves in another.
 
     Attributes:
         pooled_dim: width of the pooled text.
