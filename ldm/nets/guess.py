@@ -1,5 +1,6 @@
 """A guess of the clean latent from the text alone: what the denoiser says at pure noise, by a network made for it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -13,7 +14,8 @@ from ldm.core.optim import OptimSpec
 from ldm.nets.cond import Cond
 from ldm.nets.text import TextEncoder
 
-SEPARATOR = ","
+READING = "up to the first comma, no leading article; the rest"  # of a caption; part of the key of cached states
+SEPARATOR, ARTICLE = ",", re.compile(r"^(a|an|the)\s+(?=\S)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +106,17 @@ class LatentGuess(nn.Module):
 def with_phrases(text: TextEncoder, captions: Sequence[str]) -> Cond:
     """The conditions of `captions`, with the pooled states of their two phrases (b, 2, p).
 
+    A leading article is no part of what is shown: "a fox" and "fox" are one subject to the guess. The tokens keep it.
+
     Raises:
         ValueError: the encoder gives no pooled state.
     """
     if not text.pooled_width:
         raise ValueError("guess: it reads pooled texts, and this text encoder gives none")
     parts = [caption.partition(SEPARATOR) for caption in captions]
-    pooled = [text([part[side].strip() for part in parts]).pooled for side in (0, 2)]
+    subjects = [ARTICLE.sub("", subject.strip()) for subject, _, _ in parts]
+    manners = [manner.strip() for _, _, manner in parts]
+    pooled = [text(phrases).pooled for phrases in (subjects, manners)]
     return replace(text(list(captions)), phrases=torch.stack([p for p in pooled if p is not None], dim=1))
 
 

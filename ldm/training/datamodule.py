@@ -14,6 +14,7 @@ from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import Batch, Encoders, LatentCache
 from ldm.data.position import ResumableSampler
 from ldm.nets.cond import Cond
+from ldm.nets.guess import READING
 
 
 def cached(model: Model, path: str, views: int) -> LatentCache:
@@ -38,7 +39,7 @@ def cached(model: Model, path: str, views: int) -> LatentCache:
         with autocast(device, narrow):
             return cacheable(model, captions).present()
 
-    phrases = str(config.guess is not None)
+    phrases = READING if config.guess is not None else ""
     encoders = Encoders(encode_image, encode_text, (model.latents, repr(config.text), str(narrow), phrases))
     return LatentCache(
         ImageFolder(FolderSpec(path=path, size=config.data.size)),

@@ -101,10 +101,17 @@ class Letters:
 
 
 def test_a_caption_is_read_as_what_is_shown_and_how():
-    cond = with_phrases(Letters(), ["rocket, flat, on blue", "a dog", ""])
+    cond = with_phrases(Letters(), ["rocket, flat, on blue", "a dog", "", "An Owl,flat", "the", "apple"])
     assert cond.phrases is not None and cond.pooled is not None
-    assert cond.phrases.tolist() == [[[6, ord("r")], [13, ord("f")]], [[5, ord("a")], [0, 0]], [[0, 0], [0, 0]]]
-    assert cond.pooled.tolist() == [[21, ord("r")], [5, ord("a")], [0, 0]]
+    assert cond.phrases.tolist() == [
+        [[6, ord("r")], [13, ord("f")]],
+        [[3, ord("d")], [0, 0]],  # without its article
+        [[0, 0], [0, 0]],
+        [[3, ord("O")], [4, ord("f")]],
+        [[3, ord("t")], [0, 0]],  # a word alone is no article
+        [[5, ord("a")], [0, 0]],
+    ]
+    assert cond.pooled[:3].tolist() == [[21, ord("r")], [5, ord("a")], [0, 0]]
     nothing = Letters()
     nothing.pooled_width = 0
     with pytest.raises(ValueError, match="guess: it reads pooled texts, and this text encoder gives none"):
