@@ -1,5 +1,6 @@
 """From a configuration, or a model folder, to objects: the only composition root."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,10 @@ from ldm.codec import IdentityCodec, LatentStats, ScaledCodec
 from ldm.config import CodecSpec, RunConfig, SampleSpec
 from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import ConfigError, from_dict, to_dict
-from ldm.denoiser import NetDenoiser
+from ldm.core.int8 import pack, unpack
+from ldm.denoiser import Denoiser, NetDenoiser, bind
+from ldm.guidance.combine import Combine
+from ldm.guidance.free import classifier_free
 from ldm.nets.cond import Cond
 from ldm.nets.guess import LatentGuess, with_phrases
 from ldm.nets.text import ClipSpec, TextEncoder, build_text
@@ -78,6 +82,31 @@ class Model:
         """The conditions of `captions`, for latents of `size` (height, width); None: of the trained size."""
         cond = self.read(captions)
         return cond if self.guess is None else self.guess.into(cond, size)
+
+    def guided(self, cond: Cond, null: Cond, scale: float, steps: int, combine: Combine | None = None) -> Denoiser:
+        """The network with its conditions and classifier-free guidance: by two evaluations, or as it was distilled.
+
+        Args:
+            cond: what to draw.
+            null: the empty or the negative prompt; a distilled network does not read it.
+            scale: guidance scale, 0 or more; for a distilled network in the range that it was taught.
+            steps: network evaluations along the path, of which a distilled network was taught certain numbers.
+            combine: another rule of guidance, see `classifier_free`.
+
+        Raises:
+            ValueError: `scale` out of range, or a rule for a distilled network, whose rule is fixed.
+        """
+        taught = self.config.net.distilled
+        if taught is None:
+            return classifier_free(self.denoise, cond, null, scale, combine)
+        if not taught[0] <= scale <= taught[1]:
+            raise ValueError(
+                f"scale: {scale} is not in {taught[0]:g} to {taught[1]:g}, what this model was distilled for"
+            )
+        if combine is not None:
+            raise ValueError("guidance: this model was distilled with plain guidance; choose only its scale")
+        full = torch.ones(len(cond), device=cond.tokens.device)
+        return bind(self.denoise, replace(cond, scale=scale * full, stride=full / steps))
 
     def read(self, captions: Sequence[str]) -> Cond:
         """What the text encoder makes of `captions`, with the phrases where there is a guess to read them."""
@@ -180,8 +209,8 @@ def load_model(path: str | Path) -> Model:
     model = Model(config, build_denoiser(config), config.schedule, codec, text, guess, name, bundle.sha256, folder)
     stored = model.stored()
     try:
-        stored.load_state_dict({_module_name(name): w.float() for name, w in bundle.weights.items()})
-    except RuntimeError as error:
+        stored.load_state_dict({_module_name(name): w.float() for name, w in unpack(bundle.weights).items()})
+    except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise BundleError(f"{folder / LDM}: the tensors do not fit the configuration ({first})") from error
     stored.eval().requires_grad_(False)
@@ -208,6 +237,29 @@ def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], auto
     stored = replace(config, codec=replace(config.codec, path=AUTOENCODER))
     narrow = {_bundle_name(name): w.bfloat16() if w.is_floating_point() else w for name, w in weights.items()}
     return save_bundle(folder / LDM, to_dict(stored), narrow, autoencoder=sha256)
+
+
+def save_sibling(folder: Path, config: RunConfig, weights: dict[str, Tensor], model: Path) -> str:
+    """Write a model folder that uses the autoencoder of another one, with the network in 8 bits a weight.
+
+    Args:
+        folder: made if missing; the two folders then move together.
+        config: what the model was built from.
+        weights: of `Model.stored()`.
+        model: the folder whose autoencoder the latents came from, with one already saved there.
+
+    Returns:
+        The content hash.
+
+    Raises:
+        BundleError: the autoencoder's file cannot be read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shared = Path(os.path.relpath(model / AUTOENCODER, folder)).as_posix()
+    _, sha256 = build_codec(config.codec, model)
+    stored = replace(config, codec=replace(config.codec, path=shared))
+    narrow = {_bundle_name(name): w for name, w in weights.items()}
+    return save_bundle(folder / LDM, to_dict(stored), pack(narrow), autoencoder=sha256)
 
 
 def _bundle_name(name: str) -> str:

@@ -14,7 +14,6 @@ from ldm.evaluation.encoded import Pictures, encoded, read_pictures
 from ldm.evaluation.paths import Errors, Levels, analytic_variance, level_errors, nodes_of, table_of
 from ldm.evaluation.table import Row, as_table
 from ldm.evaluation.truncation import trajectories, truncation_table
-from ldm.guidance.free import classifier_free
 from ldm.process.paths import Cost, even, optimal_paths, path_along, quadratic
 from ldm.process.schedule import Schedule
 from ldm.samplers.tuned import Tuned, save_tuned
@@ -116,7 +115,7 @@ def local_errors(model: Model, captions: Sequence[str], timesteps: Sequence[int]
     device = next(model.denoise.parameters()).device
     noise = NoiseStream([fold(seed, "trajectory", i) for i in range(len(captions))])
     cond, null = (model.condition(list(texts), shape[-2:]) for texts in (captions, [""] * len(captions)))
-    guided = classifier_free(model.denoise, cond, null, model.config.sample.scale)
+    guided = model.guided(cond, null, model.config.sample.scale, len(timesteps))
     x = noise.normal((len(captions), *shape), like=torch.empty(0, device=device))
     return truncation_table(*trajectories(guided, x, levels), levels)
 

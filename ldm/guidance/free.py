@@ -4,12 +4,15 @@ import math
 
 import torch
 
-from ldm.core.shapes import Latent, LogSNR, expand_like
+from ldm.core.shapes import Latent, LogSNR
 from ldm.denoiser import CondDenoiser, Denoised, Denoiser, bind
+from ldm.guidance.combine import Combine, extrapolated
 from ldm.nets.cond import Cond, concatenate
 
 
-def classifier_free(denoise: CondDenoiser, cond: Cond, null: Cond, scale: float) -> Denoiser:
+def classifier_free(
+    denoise: CondDenoiser, cond: Cond, null: Cond, scale: float, combine: Combine | None = None
+) -> Denoiser:
     """Classifier-free guidance: extrapolate from the unconditional to the conditional prediction.
 
         score = scale score(x_t | cond) + (1 - scale) score(x_t | null)
@@ -31,6 +34,7 @@ def classifier_free(denoise: CondDenoiser, cond: Cond, null: Cond, scale: float)
         cond: what to draw, one row for each of b images.
         null: the empty or the negative prompt, the same b rows and fields.
         scale: strength, 0 or more; 3 to 9 is usual for text.
+        combine: another rule for the two estimates than `extrapolated(scale)`, used where both are made.
 
     Returns:
         A denoiser of b images.
@@ -46,47 +50,16 @@ def classifier_free(denoise: CondDenoiser, cond: Cond, null: Cond, scale: float)
         return bind(denoise, cond)
     if scale == 0:
         return bind(denoise, null)
+    rule = extrapolated(scale) if combine is None else combine
     joint = bind(denoise, concatenate([cond, null]))
 
     def guided(x_t: Latent, logsnr: LogSNR) -> Denoised:
         both = joint(torch.cat([x_t, x_t]), torch.cat([logsnr, logsnr]))
         x0_cond, x0_null = both.x0.chunk(2)
         var_fraction = None if both.var_fraction is None else both.var_fraction.chunk(2)[0]
-        return Denoised(x0_null + scale * (x0_cond - x0_null), var_fraction)
+        return Denoised(rule(x0_cond, x0_null), var_fraction)
 
     return guided
-
-
-def rescaled(guided: Denoiser, plain: Denoiser, phi: float) -> Denoiser:
-    """Pull the contrast of a guided estimate back to that of the plain conditional one, against over-exposure.
-
-        x0 = x0_guided (1 - phi + phi std(x0_plain) / std(x0_guided))
-
-    with the standard deviation over all elements of an image. `plain` is evaluated besides `guided`: b more rows.
-
-    Source: Lin et al. 2024 (arXiv:2305.08891) section 3.4, applied here to x_0, so that a model's parameterisation does
-    not matter.
-
-    Args:
-        guided: a guided denoiser.
-        plain: the conditional denoiser without guidance.
-        phi: strength in [0, 1]; 0 returns `guided` itself, the paper recommends 0.7.
-
-    Raises:
-        ValueError: `phi` outside [0, 1].
-    """
-    if not 0 <= phi <= 1:
-        raise ValueError(f"phi: {phi} is outside [0, 1]; 0 leaves guidance as it is, 0.7 is usual")
-    if phi == 0:
-        return guided
-
-    def rescaled_guided(x_t: Latent, logsnr: LogSNR) -> Denoised:
-        strong, target = guided(x_t, logsnr), plain(x_t, logsnr)
-        std, wanted = (x0.flatten(1).std(1, correction=0) for x0 in (strong.x0, target.x0))
-        ratio = torch.where(std > 0, wanted / std, 1.0)  # a constant picture has no contrast to change
-        return Denoised(strong.x0 * expand_like(1 - phi + phi * ratio, strong.x0), strong.var_fraction)
-
-    return rescaled_guided
 
 
 def on_interval(guided: Denoiser, plain: Denoiser, lo: float, hi: float) -> Denoiser:

@@ -10,7 +10,6 @@ from ldm.config import SampleSpec
 from ldm.core.precision import autocast
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Image
-from ldm.guidance.free import classifier_free
 from ldm.inference.classified import ClassGuidance
 from ldm.process.grid import Spacing, TunedSpacing
 from ldm.samplers.loop import OnStep
@@ -90,6 +89,10 @@ def txt2img(
             result is not finite in float32 either.
     """
     spec = resolve(model, request)
+    if request.negative and model.config.net.distilled is not None:
+        raise ValueError(
+            "negative: this model was distilled with the empty prompt; use its teacher for negative prompts"
+        )
     height, width = (spec.size if side is None else side for side in (request.height, request.width))
     shape = _latent_shape(model, height, width)
     tables = build_tables(spec, model)
@@ -102,7 +105,7 @@ def txt2img(
         with torch.inference_mode(), autocast(device, dtype):
             cond = model.condition(prompts, shape[-2:])
             null = model.condition([request.negative] * len(prompts), shape[-2:])
-            guided = classifier_free(model.denoise, cond, null, spec.scale)
+            guided = model.guided(cond, null, spec.scale, spec.steps)
             if request.towards is not None:
                 guided = request.towards.around(guided, len(prompts), device)
             x = noise.normal((len(prompts), *shape), like=torch.empty(0, device=device))

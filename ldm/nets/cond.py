@@ -20,6 +20,9 @@ class Cond:
             picture, a mask, a depth map. None: not used.
         phrases: pooled states of what the text shows and of how (b, 2, p), which a guess of the latent reads and
             turns into channels. None: not used.
+        scale: guidance scale (b,) of a distilled network, which was taught guided predictions. None: not used.
+        stride: length (b,) of the step that follows, as a share of the schedule's time, for a distilled network,
+            which was taught where the steps of its teacher lead; 0: the prediction itself. None: not used.
     """
 
     tokens: Tensor
@@ -27,6 +30,8 @@ class Cond:
     pooled: Tensor | None = None
     channels: Tensor | None = None
     phrases: Tensor | None = None
+    scale: Tensor | None = None
+    stride: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

@@ -38,6 +38,8 @@ class UNetSpec:
         linear_projection: transformers enter and leave by linear layers rather than 1x1 convolutions.
         pooled_dim: width of `Cond.pooled`; 0: ignored.
         cond_channels: channels of `Cond.channels`, appended to `x`; 0: must be absent.
+        distilled: range of the guidance scales that a distilled network was taught; it then reads `Cond.scale` and
+            `Cond.stride`. None: it reads neither.
         dropout: share of activations dropped in each residual block while training, in [0, 1).
         norm_groups: groups of every group normalisation; divides every width.
         scale_shift: the embedding scales and shifts the residual blocks instead of being added.
@@ -59,6 +61,7 @@ class UNetSpec:
     linear_projection: bool = False
     pooled_dim: int = 0
     cond_channels: int = 0
+    distilled: tuple[float, float] | None = None
     dropout: float = 0.0
     norm_groups: int = 32
     scale_shift: bool = False
@@ -133,6 +136,10 @@ class UNet(nn.Module):
         emb_dim = 4 * spec.channels
         self.time_embed = VectorMLP(spec.channels, emb_dim)
         self.pooled_embed = VectorMLP(spec.pooled_dim, emb_dim) if spec.pooled_dim else None
+        self.distilled_embed = None
+        if spec.distilled is not None:
+            self.distilled_embed = VectorMLP(2 * spec.channels, emb_dim)
+            zeroed(self.distilled_embed.linear2)  # so that a student starts as its teacher
         self.conv_in = nn.Conv2d(spec.in_channels + spec.cond_channels, spec.channels, 3, padding=1)
         self.down, skips = _encoder(spec, emb_dim)
         last, width = len(spec.mult) - 1, spec.widths[-1]
@@ -173,11 +180,20 @@ class UNet(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
     def _embed(self, c_noise: PerImage, cond: Cond) -> Tensor:
-        """Noise level and pooled text as one vector (b, 4 channels), with its activation."""
+        """All that is one vector for the whole picture, added up (b, 4 channels), with its activation."""
         emb = self.time_embed(sinusoids(c_noise, self.spec.channels))
         if self.pooled_embed is not None:
             emb = emb + self.pooled_embed(cond.pooled)
+        if self.distilled_embed is not None:
+            emb = emb + self.distilled_embed(self._distilled(cond))
         return F.silu(emb)
+
+    def _distilled(self, cond: Cond) -> Tensor:
+        """Guidance scale and stride as sinusoids (b, 2 channels), each spread over 0 to 1000 as timesteps are."""
+        assert self.spec.distilled is not None and cond.scale is not None and cond.stride is not None
+        lowest, highest = self.spec.distilled
+        units = (1000 * (cond.scale - lowest) / (highest - lowest), 1000 * cond.stride)
+        return torch.cat([sinusoids(unit, self.spec.channels) for unit in units], dim=1)
 
 
 def _layer(spec: UNetSpec, c_in: int, c_out: int, emb_dim: int, level: int, *, attend: bool = False) -> Layer:
@@ -239,6 +255,11 @@ def _check_inputs(spec: UNetSpec, x: Tensor, cond: Cond) -> None:
     if spec.pooled_dim and (cond.pooled is None or cond.pooled.shape[-1] != spec.pooled_dim):
         found = "absent" if cond.pooled is None else f"{cond.pooled.shape[-1]} wide"
         raise ValueError(f"cond.pooled is {found}; unet.pooled_dim is {spec.pooled_dim}")
+    wanted = spec.distilled is not None
+    for name, value in (("scale", cond.scale), ("stride", cond.stride)):
+        if (value is not None) != wanted:
+            found = "absent" if value is None else "there"
+            raise ValueError(f"cond.{name} is {found}; unet.distilled is {spec.distilled}")
     extra = 0 if cond.channels is None else cond.channels.shape[1]
     if extra != spec.cond_channels:
         raise ValueError(f"cond.channels has {extra} channels; unet.cond_channels is {spec.cond_channels}")

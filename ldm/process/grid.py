@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldm.process.schedule import Schedule
 
-Spacing = Literal["leading", "trailing", "linspace", "quadratic", "uniform_logsnr"]
+Spacing = Literal["leading", "trailing", "linspace", "quadratic", "uniform_logsnr", "karras"]
 TunedSpacing = Literal["tuned", "tuned_ode"]  # of tables that are measured with a model
 
 
@@ -59,7 +59,8 @@ def spaced(schedule: Schedule, steps: int, spacing: Spacing = "trailing", *, end
     - linspace: evenly from timestep 0 to T - 1, both among them.
     - quadratic: the same with squared positions: dense near the data. Where squares would repeat a timestep, the
       next one is taken.
-    - uniform_logsnr: evenly in level between the same two ends.
+    - uniform_logsnr: evenly in level between the same two ends ("exponential" in other programs).
+    - karras: evenly in sigma_ve^(1/7) between the same two ends.
 
     One step is the noisiest timestep under every rule but leading, where it is timestep 0.
 
@@ -86,7 +87,9 @@ def spaced(schedule: Schedule, steps: int, spacing: Spacing = "trailing", *, end
             return chosen(schedule, _from_first_to_last(steps, total, power=2), end=end)
         case "uniform_logsnr":
             return uniform_logsnr(schedule, steps, end=end)
-    raise ValueError(f"spacing: {spacing!r} is unknown; use leading, trailing, linspace, quadratic or uniform_logsnr")
+        case "karras":
+            return karras(schedule, steps, end=end)
+    raise ValueError(f"spacing: {spacing!r} is unknown; use {', '.join(get_args(Spacing))}")
 
 
 def chosen(schedule: Schedule, indices: Sequence[int], *, end: float = math.inf) -> TimeGrid:

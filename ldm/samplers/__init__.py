@@ -12,15 +12,20 @@ from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoised
 from ldm.process.grid import TimeGrid
-from ldm.samplers import ancestral, ddim, dpm_solver, langevin
+from ldm.samplers import adaptive, ancestral, ddim, dpm_solver, euler, heun, langevin, unipc
 from ldm.samplers.loop import Sampler
 
 SAMPLERS: dict[str, Callable[..., Latent]] = {
+    "adaptive": adaptive.sample,
     "ancestral": ancestral.sample,
     "ddim": ddim.sample,
     "dpm_solver": dpm_solver.sample,
+    "euler": euler.sample,
+    "euler_ancestral": euler.ancestral,
+    "heun": heun.sample,
     "langevin": langevin.sample,
     "predictor_corrector": langevin.predictor_corrector,
+    "unipc": unipc.sample,
 }
 
 

@@ -1,5 +1,10 @@
-"""DPM-Solver++(2M): the ODE solved exactly but for x0_hat, taken as a straight line through its last two values."""
+"""DPM-Solver++, multistep: the equation solved exactly but for x0_hat, a polynomial through its last values.
 
+Order 2 without fresh noise is DPM-Solver++(2M), the usual default; with `eta` it solves the reverse SDE.
+"""
+
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,8 +13,8 @@ from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoiser
 from ldm.process.grid import TimeGrid
-from ldm.samplers import ddim
-from ldm.samplers.loop import Level, OnStep, Step, exact, per_image, steps_of, times
+from ldm.samplers import exponential
+from ldm.samplers.loop import Level, OnStep, Step, exact, fresh, per_image, steps_of, times
 
 
 class Estimate(NamedTuple):
@@ -19,20 +24,31 @@ class Estimate(NamedTuple):
     logsnr: Level
 
 
-def step(x_t: Latent, x0_hat: Latent, logsnr_t: Level, logsnr_s: Level, *, previous: Estimate | None = None) -> Latent:
-    """One step from level t to the cleaner level s.
+def step(
+    x_t: Latent,
+    x0_hat: Latent,
+    logsnr_t: Level,
+    logsnr_s: Level,
+    *,
+    previous: Estimate | None = None,
+    eta: float = 0.0,
+    z: Latent | None = None,
+) -> Latent:
+    """One step of order 1 or 2 from level t to the cleaner level s.
 
     With lambda = logsnr / 2, h = lambda_s - lambda_t, and h' = lambda_t - lambda_r the length of the step before,
     which started at r:
 
         D   = x0_hat_t + h / (2 h') (x0_hat_t - x0_hat_r)
-        x_s = sigma_s / sigma_t x_t + sqrt(alpha_bar_s) (1 - exp(-h)) D
+        x_s = sigma_s / sigma_t exp(-eta h) x_t + sqrt(alpha_bar_s) (1 - exp(-(1 + eta) h)) D
+              + sigma_s sqrt(1 - exp(-2 eta h)) z
 
-    Without `previous` D = x0_hat_t, and the step is DDIM's with eta = 0. So it is when either length is infinite: a
-    step to clean data (logsnr_s = inf) gives x0_hat_t, for there is no point at infinity to extrapolate to, and an
-    estimate from pure noise (logsnr_r = -inf) is infinitely far away and says nothing about the slope.
+    Without `previous` D = x0_hat_t, and the step with eta = 0 is DDIM's, with eta = 1 the ancestral one. So it is when
+    either length is infinite: a step to clean data (logsnr_s = inf) gives x0_hat_t, for there is no point at infinity
+    to extrapolate to, and an estimate from pure noise (logsnr_r = -inf) is infinitely far away and says nothing about
+    the slope.
 
-    Source: Lu et al. 2022 (arXiv:2211.01095) Algorithm 2, whose r_i is h' / h.
+    Source: Lu et al. 2022 (arXiv:2211.01095) Algorithm 2, whose r_i is h' / h; with noise, their appendix A.
 
     Args:
         x_t: latents (b, *d) at level t.
@@ -40,6 +56,8 @@ def step(x_t: Latent, x0_hat: Latent, logsnr_t: Level, logsnr_s: Level, *, previ
         logsnr_t: level to leave, nats.
         logsnr_s: level to reach, nats, above `logsnr_t`.
         previous: the estimate one step before and its level, below `logsnr_t`.
+        eta: 0 solves the ODE, 1 the reverse SDE.
+        z: standard normal noise (b, *d); None gives the mean.
 
     Returns:
         x_s (b, *d).
@@ -48,13 +66,51 @@ def step(x_t: Latent, x0_hat: Latent, logsnr_t: Level, logsnr_s: Level, *, previ
         t, s, r = exact(logsnr_t), exact(logsnr_s), exact(previous.logsnr)
         weight = torch.where((s - t).isinf(), 0.0, (s - t) / (2 * (t - r)))
         x0_hat = x0_hat + times(weight, x0_hat - previous.x0_hat)
-    return ddim.step(x_t, x0_hat, logsnr_t, logsnr_s)
+    return _integrated(x_t, x0_hat, logsnr_t, logsnr_s, eta, z)
+
+
+def step3(
+    x_t: Latent,
+    estimates: Sequence[Estimate],
+    logsnr_s: float,
+    *,
+    eta: float = 0.0,
+    z: Latent | None = None,
+) -> Latent:
+    """One step whose x0_hat is the polynomial through all `estimates`: of order 3 with three of them.
+
+    The published third-order step (arXiv:2211.01095 appendix B and all public code) weighs the second difference by
+    half of what the integral asks for, and is of order 2; `tests/samplers/test_against_diffusers.py` measures both.
+
+    Args:
+        x_t: latents (b, *d) at the level of the first estimate.
+        estimates: the last ones with their levels, newest first; all levels finite.
+        logsnr_s: level to reach, nats, finite.
+        eta: as for `step`.
+        z: as for `step`.
+
+    Returns:
+        x_s (b, *d).
+    """
+    t = _number(estimates[0].logsnr)
+    h = (logsnr_s - t) / 2
+    found = exponential.weights((1 + eta) * h, [(_number(e.logsnr) - t) / (2 * h) for e in estimates])
+    total = sum(found)
+    x0_hat = sum((e.x0_hat * (w / total) for e, w in zip(estimates, found, strict=True)), torch.zeros_like(x_t))
+    return _integrated(x_t, x0_hat, t, logsnr_s, eta, z)
 
 
 def sample(
-    denoise: Denoiser, x: Latent, grid: TimeGrid, noise: NoiseStream | None = None, *, on_step: OnStep | None = None
+    denoise: Denoiser,
+    x: Latent,
+    grid: TimeGrid,
+    noise: NoiseStream | None = None,
+    *,
+    on_step: OnStep | None = None,
+    order: int | float = 2,
+    eta: float = 0.0,
 ) -> Latent:
-    """Walk down the grid, one evaluation a step. Second order in the step.
+    """Walk down the grid, one evaluation a step.
 
     Neighbouring steps should be of similar length in log-SNR: a step n times as long as the one before weighs the
     difference of the last two estimates, and its error, by n / 2.
@@ -63,17 +119,48 @@ def sample(
         denoise: (x_t, logsnr) -> Denoised.
         x: latents (b, *d) at the grid's first level.
         grid: levels to visit.
-        noise: not touched; the method is deterministic.
+        noise: one stream per image. Not touched if eta = 0, nor in a step to clean data.
         on_step: called after each step.
+        order: of the steps, 1, 2 or 3 (a configuration file may make it a float); the first steps, and those that are
+            infinitely long, are of lower order. Strong guidance is steadier with 2.
+        eta: 0 solves the ODE, 1 the reverse SDE.
 
     Returns:
         Latents (b, *d) at the grid's last level.
+
+    Raises:
+        ValueError: `order` is not 1, 2 or 3, `eta` is outside [0, 1], or noise is needed and there is none.
     """
-    previous: Estimate | None = None
+    if order not in (1, 2, 3):
+        raise ValueError(f"order: {order!r} is not possible; use 1, 2 or 3")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta: {eta!r} is not a number in [0, 1]; 0 solves the ODE, 1 the reverse SDE")
+    known: list[Estimate] = []
     for index, logsnr_t, logsnr_s in steps_of(grid):
         x_t, x0_hat = x, denoise(x, per_image(logsnr_t, x)).x0
-        x = step(x_t, x0_hat, logsnr_t, logsnr_s, previous=previous)
-        previous = Estimate(x0_hat, logsnr_t)
+        known = [Estimate(x0_hat, logsnr_t), *known][: int(order)]
+        z = fresh(noise, x) if eta > 0 and logsnr_s < math.inf else None
+        if len(known) == 3 and logsnr_s < math.inf and _number(known[-1].logsnr) > -math.inf:
+            x = step3(x_t, known, logsnr_s, eta=eta, z=z)
+        else:
+            previous = known[1] if len(known) > 1 else None
+            x = step(x_t, x0_hat, logsnr_t, logsnr_s, previous=previous, eta=eta, z=z)
         if on_step is not None:
             on_step(Step(index, len(grid), logsnr_t, x_t, x0_hat))
     return x
+
+
+def _integrated(x_t: Latent, x0_hat: Latent, logsnr_t: Level, logsnr_s: Level, eta: float, z: Latent | None) -> Latent:
+    """The exact step for a constant x0_hat."""
+    t, s = exact(logsnr_t), exact(logsnr_s)
+    minus_h = (t - s) / 2
+    keep = ((-s).sigmoid() / (-t).sigmoid()).sqrt() * (torch.exp(eta * minus_h) if eta > 0 else 1.0)
+    pull = -s.sigmoid().sqrt() * torch.expm1((1 + eta) * minus_h)
+    x_s = times(keep, x_t) + times(pull, x0_hat)
+    if z is None:
+        return x_s
+    return x_s + times((-s).sigmoid().sqrt() * (-torch.expm1(2 * eta * minus_h)).sqrt(), z)
+
+
+def _number(level: Level) -> float:
+    return float(level)

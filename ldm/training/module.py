@@ -115,7 +115,7 @@ class LatentDiffusion(lightning.LightningModule):
         With `noise`, one stream, a guess of the latent is made as noisy as its spec says.
         """
         null = self._null.map(lambda row: row.to(empty.device).expand(len(empty), *row.shape[1:]))
-        cond = where(empty, null, _cond(batch))
+        cond = where(empty, null, conditions(batch))
         if self.model.text.trainable and cond.mask is not None:
             cond = self.model.text.encode(cond.tokens, cond.mask)
         if self.guess is not None:
@@ -135,7 +135,7 @@ class LatentDiffusion(lightning.LightningModule):
             self.log(f"{stage}/loss_t{part}", mean, batch_size=len(t))
 
 
-def _cond(batch: Batch) -> Cond:
+def conditions(batch: Batch) -> Cond:
     """What the cache holds of the captions: the states of a frozen encoder, or the token ids for a trainable one."""
     states = {name: state for name, state in batch.items() if name not in OF_PICTURE}
     return Cond(**{name: s.float() if s.is_floating_point() else s for name, s in states.items()})

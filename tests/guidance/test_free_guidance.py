@@ -7,7 +7,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ldm.denoiser import Denoised, bind
-from ldm.guidance.free import classifier_free, on_interval, rescaled
+from ldm.guidance.auto import autoguided
+from ldm.guidance.combine import contrast_kept, extrapolated, projected
+from ldm.guidance.free import classifier_free, on_interval
 from ldm.nets.cond import Cond
 from ldm.process.grid import TimeGrid
 from ldm.samplers import ddim
@@ -78,7 +80,7 @@ def test_guidance_is_one_call_and_keeps_the_variance_of_the_condition(x_t):
 def test_guidance_reads_no_number_back_from_the_device(without_shape_checks):
     with FakeTensorMode():
         cond, null = (Cond(torch.empty(3, 1, 2, device="cuda")) for _ in range(2))
-        guided = rescaled(classifier_free(gaussian, cond, null, 3.0), bind(gaussian, cond), 0.7)
+        guided = classifier_free(gaussian, cond, null, 3.0, contrast_kept(projected(3.0, norm=2.5, momentum=-0.5), 0.7))
         out = guided(torch.empty(3, 4, 5, device="cuda"), torch.empty(3, device="cuda"))
     assert out.x0.device.type == "cuda"
 
@@ -116,13 +118,63 @@ def test_rows_must_match():
 GUIDED, PLAIN = classifier_free(gaussian, CAT, NULL, 6.0), bind(gaussian, CAT)
 
 
-def test_rescaled_at_zero_is_the_guided_denoiser_itself():
-    assert rescaled(GUIDED, PLAIN, 0.0) is GUIDED
+def both(x_t):
+    return gaussian(x_t, LEVELS, CAT).x0, gaussian(x_t, LEVELS, NULL).x0
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_projection_that_keeps_everything_is_extrapolation(scale, x_t):
+    torch.testing.assert_close(projected(scale, parallel=1.0)(*both(x_t)), extrapolated(scale)(*both(x_t)))
+
+
+def test_projection_leaves_the_part_along_the_estimate_alone(x_t):
+    strong, weak = both(x_t)
+    change = projected(5.0)(strong, weak) - strong
+    along = [(change * s).flatten(1).sum(1) for s in (strong,)]
+    torch.testing.assert_close(along[0], torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-10)
+    half = projected(5.0, parallel=0.5)(strong, weak) - strong
+    whole = extrapolated(5.0)(strong, weak) - strong
+    torch.testing.assert_close(half, (whole + change) / 2)
+
+
+def test_projection_bounds_the_length_of_the_difference(x_t):
+    strong, weak = both(x_t)
+    for norm in (0.1, 1e9):
+        change = projected(2.0, parallel=1.0, norm=norm)(strong, weak) - strong
+        length = (strong - weak).flatten(1).norm(dim=1)
+        torch.testing.assert_close(change.flatten(1).norm(dim=1), length.clamp(max=norm))
+
+
+def test_momentum_adds_the_former_difference(x_t):
+    rule = projected(2.0, parallel=1.0, momentum=-0.5)
+    strong, weak = both(x_t)
+    first, second = rule(strong, weak) - strong, rule(strong, weak) - strong
+    torch.testing.assert_close(first, strong - weak)
+    torch.testing.assert_close(second, 0.5 * (strong - weak))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parallel": -0.1}, "parallel: -0.1 is outside"),
+        ({"norm": 0.0}, "norm: 0.0 is not above 0"),
+        ({"momentum": -1.0}, "momentum: -1.0 is outside"),
+    ],
+)
+def test_projection_refuses_what_it_cannot_mean(options, message):
+    with pytest.raises(ValueError, match=message):
+        projected(2.0, **options)
+
+
+def test_keeping_no_contrast_is_the_rule_itself():
+    rule = extrapolated(6.0)
+    assert contrast_kept(rule, 0.0) is rule
 
 
 @pytest.mark.parametrize("phi", [0.3, 1.0])
-def test_rescaled_contrast_lies_at_phi_between_guided_and_plain(phi, x_t):
-    found, guided, plain = (d(x_t, LEVELS) for d in (rescaled(GUIDED, PLAIN, phi), GUIDED, PLAIN))
+def test_contrast_lies_at_phi_between_guided_and_plain(phi, x_t):
+    found = classifier_free(gaussian, CAT, NULL, 6.0, contrast_kept(extrapolated(6.0), phi))(x_t, LEVELS)
+    guided, plain = GUIDED(x_t, LEVELS), PLAIN(x_t, LEVELS)
     std, std_guided, std_plain = (d.x0.flatten(1).std(1) for d in (found, guided, plain))
     torch.testing.assert_close(std, (1 - phi) * std_guided + phi * std_plain)
     ratio = found.x0 / guided.x0
@@ -130,17 +182,46 @@ def test_rescaled_contrast_lies_at_phi_between_guided_and_plain(phi, x_t):
     assert torch.equal(found.var_fraction, guided.var_fraction)
 
 
-def test_rescaled_constant_picture_stays_finite():
-    flat = bind(lambda x, logsnr, cond: Denoised(torch.full_like(x, 0.5)), CAT)
-    assert torch.equal(
-        rescaled(flat, PLAIN, 1.0)(torch.ones(3, 4, 5).double(), LEVELS).x0, torch.full((3, 4, 5), 0.5).double()
-    )
+def test_the_contrast_of_a_constant_picture_stays_finite():
+    flat = torch.full((3, 4, 5), 0.5).double()
+    assert torch.equal(contrast_kept(lambda strong, weak: strong, 1.0)(flat, flat), flat)
 
 
 @pytest.mark.parametrize("phi", [-0.1, 1.1, math.nan])
-def test_rescaled_refuses_strengths_outside_its_range(phi):
+def test_contrast_refuses_strengths_outside_its_range(phi):
     with pytest.raises(ValueError, match=r"phi: .* is outside \[0, 1\]"):
-        rescaled(GUIDED, PLAIN, phi)
+        contrast_kept(extrapolated(2.0), phi)
+
+
+def test_a_scale_for_each_image(x_t):
+    strong, weak = both(x_t)
+    scales = torch.tensor([0.0, 1.0, 2.5]).double()
+    rows = [extrapolated(s.item())(strong[[i]], weak[[i]]) for i, s in enumerate(scales)]
+    torch.testing.assert_close(extrapolated(scales)(strong, weak), torch.cat(rows))
+
+
+def test_autoguidance_undoes_errors_that_the_weak_model_has_twice(x_t):
+    """True x0 plus an error e in the strong model and 2 e in the weak one: scale 2 is exact."""
+    error = torch.linspace(-1, 1, 5).double()
+    strong = lambda x, level: Denoised(PLAIN(x, level).x0 + error, torch.ones_like(x))  # noqa: E731
+    weak = lambda x, level: Denoised(PLAIN(x, level).x0 + 2 * error)  # noqa: E731
+    found = autoguided(strong, weak, 2.0)(x_t, LEVELS)
+    torch.testing.assert_close(found.x0, PLAIN(x_t, LEVELS).x0)
+    assert found.var_fraction is not None
+    assert autoguided(strong, weak, 1.0) is strong
+
+
+@pytest.mark.parametrize("scale", [0.9, -1.0, math.inf, math.nan])
+def test_autoguidance_refuses_scales_below_one(scale):
+    with pytest.raises(ValueError, match="scale: .* is not a number >= 1"):
+        autoguided(PLAIN, PLAIN, scale)
+
+
+def test_guidances_compose(x_t):
+    """Auto inside of an interval around classifier-free: each is a denoiser, so each takes the others."""
+    inner = on_interval(GUIDED, PLAIN, -1.0, 2.0)
+    found = autoguided(inner, lambda x, level: Denoised(torch.zeros_like(x)), 1.5)(x_t, LEVELS).x0
+    torch.testing.assert_close(found, 1.5 * inner(x_t, LEVELS).x0)
 
 
 def test_on_interval_evaluates_only_what_it_needs(x_t):

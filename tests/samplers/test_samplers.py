@@ -1,6 +1,7 @@
 """What every sampler promises, whatever its method; and the identities that tie them together."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -11,21 +12,31 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ldm.core.rng import NoiseStream
 from ldm.denoiser import Denoised
 from ldm.process.exact import GaussianMixture
-from ldm.process.grid import TimeGrid, spaced
+from ldm.process.grid import Spacing, TimeGrid, spaced
 from ldm.process.schedule import ScaledLinearBeta
 from ldm.samplers import SAMPLERS, ancestral, bind_options, ddim, dpm_solver
 from ldm.samplers.loop import exact
 
 VARIANTS = [
+    ("adaptive", {}),
     ("ancestral", {}),
     ("ancestral", {"variance": "upper"}),
     ("ddim", {}),
     ("ddim", {"eta": 0.4}),
     ("ddim", {"eta": 1.0}),
     ("dpm_solver", {}),
+    ("dpm_solver", {"order": 3}),
+    ("dpm_solver", {"order": 3, "eta": 0.5}),
+    ("dpm_solver", {"eta": 1.0}),
+    ("euler", {}),
+    ("euler_ancestral", {}),
+    ("heun", {}),
     ("langevin", {"updates": 2}),
     ("predictor_corrector", {"correctors": 0, "predictor": "euler_maruyama"}),
     ("predictor_corrector", {"correctors": 2}),
+    ("unipc", {}),
+    ("unipc", {"order": 3}),
+    ("unipc", {"order": 3, "correct": False}),
 ]
 EXTRA = {"langevin": ("updates", 1), "predictor_corrector": ("correctors", 0)}  # which option, and where it adds none
 
@@ -58,8 +69,11 @@ def test_every_sampler_is_among_the_variants():
     assert {name for name, _ in VARIANTS} == set(SAMPLERS)
 
 
-@pytest.mark.parametrize(("name", "options"), [(n, o) for n, o in VARIANTS if not at_each_level(n, o)])
-@given(steps=st.integers(1, 120), spacing=st.sampled_from(["trailing", "leading", "linspace", "quadratic"]))
+ONCE = [(n, o) for n, o in VARIANTS if not at_each_level(n, o) and n not in ("adaptive", "heun")]
+
+
+@pytest.mark.parametrize(("name", "options"), ONCE)
+@given(steps=st.integers(1, 120), spacing=st.sampled_from(get_args(Spacing)))
 def test_n_steps_cost_exactly_n_evaluations(name, options, steps, spacing):
     seen = []
 
@@ -112,7 +126,7 @@ def test_noise_is_drawn_only_where_it_is_used(name, options):
     for last, steps_with_noise in [(INF, 3), (6.0, 4)]:
         noise, expected = NoiseStream([1, 2]), NoiseStream([1, 2])
         bind_options(name, options)(bounded, normal(2, 3), grid_of(-8.0, -3.0, -1.0, 3.0, last), noise)
-        if name == "ancestral" or options.get("eta", 0) > 0 or name in EXTRA:
+        if name in ("ancestral", "euler_ancestral") or options.get("eta", 0) > 0 or name in EXTRA:
             for _ in range(steps_with_noise * (1 + at_each_level(name, options))):
                 expected.normal((2, 3))
         assert all(torch.equal(a, b) for a, b in zip(noise.state(), expected.state(), strict=True))
@@ -142,7 +156,7 @@ def test_a_watcher_cancels_by_raising(name, options):
         )
 
 
-@every_variant
+@pytest.mark.parametrize(("name", "options"), [(n, o) for n, o in VARIANTS if n != "adaptive"])  # it reads its errors
 def test_every_tensor_stays_where_the_latent_is(name, options, without_shape_checks):
     grid, sample = grid_of(-8.0, -1.0, 3.0, INF), bind_options(name, options)
     with FakeTensorMode():  # refuses operations across devices and reads of a tensor's numbers
@@ -243,9 +257,16 @@ def test_inversion_costs_and_reports_like_sampling():
     ("name", "options", "message"),
     [
         ("dimm", {}, "did you mean 'ddim'"),
-        ("zzz", {}, "known: ancestral, ddim, dpm_solver, langevin, predictor_corrector"),
+        ("zzz", {}, "known: adaptive, ancestral, ddim, dpm_solver, euler, euler_ancestral, heun, langevin"),
         ("ddim", {"etta": 0.0}, "did you mean 'eta'"),
-        ("dpm_solver", {"eta": 0.0}, "known: none"),
+        ("dpm_solver", {"eta": 1.5}, "eta: 1.5 is not"),
+        ("dpm_solver", {"order": 4}, "order: 4 is not possible"),
+        ("unipc", {"order": 2.5}, "order: 2.5 is not possible"),
+        ("unipc", {"eta": 0.0}, "known: correct, order"),
+        ("heun", {"churn": -1}, "churn: -1 is not"),
+        ("euler", {"churn_lo": 0.0}, "there is no churn to bound"),
+        ("euler", {"churn": 5, "churn_lo": 1.0, "churn_hi": 0.0}, "do not rise"),
+        ("adaptive", {"rtol": 0.0, "atol": 0.0}, "negative or both 0"),
         ("ddim", {"on_step": None}, "known: eta"),
         ("ddim", {"eta": 1.5}, r"eta: 1.5 is not a number in \[0, 1\]"),
         ("ddim", {"eta": math.nan}, "eta: nan"),

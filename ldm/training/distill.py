@@ -1,0 +1,257 @@
+"""Progressive distillation: a student learns guidance first, then to do in one step what took two, again and again.
+
+One network goes through all stages and keeps every number of steps that it has learned, for it reads the length of the
+step that it is asked for (`Cond.stride`), as it reads the guidance scale (`Cond.scale`).
+
+Source: Salimans and Ho 2022 (arXiv:2202.00512) Algorithm 2; guidance first, Meng et al. 2023 (arXiv:2210.03142)
+section 3; the length of the step as an input, Frans et al. 2024 (arXiv:2410.12557).
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from ldm.build import Model
+from ldm.config import DataSpec, RunConfig
+from ldm.core.ema import Ema
+from ldm.core.images import grid as tiled
+from ldm.core.optim import OptimSpec, adamw, scheduled
+from ldm.core.precision import AUTO
+from ldm.core.rng import NoiseStream, fold
+from ldm.core.trainer import use_rate
+from ldm.data.latents import Batch
+from ldm.denoiser import bind
+from ldm.guidance.combine import extrapolated
+from ldm.inference.pipeline import Request, txt2img
+from ldm.nets.cond import Cond, concatenate
+from ldm.process.conditionals import q_sample
+from ldm.process.grid import spaced
+from ldm.process.weights import SimpleV
+from ldm.samplers.distilled import two_step_target
+from ldm.training.module import conditions
+
+GUIDANCE = 0  # "number of steps" of the first stage, in which only guidance is learned
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """A whole distillation.
+
+    Attributes:
+        teacher: model folder; its network predicts v or x0.
+        first: steps of the first student after guidance, a power of two times `last`; its teacher walks twice as many.
+        last: steps of the last student.
+        scales: range of guidance scales that the student learns.
+        scale: the one that it draws with by default.
+        rehearsed: share of a batch that goes over what was learned in former stages, in [0, 1).
+        shared: whether the student's folder uses the autoencoder in the teacher's folder instead of a copy, and holds
+            8 bits a weight.
+        data: pictures and captions; the student learns from posterior means.
+        optim: of each stage.
+        precision: as in `RunConfig`.
+        validate_every: steps between validations.
+        save_every: steps between checkpoints.
+        seed: order of the data and noise.
+    """
+
+    teacher: str = "models/emoji"
+    first: int = 32
+    last: int = 1
+    scales: tuple[float, float] = (1.0, 4.0)
+    scale: float = 2.0
+    rehearsed: float = 0.25
+    shared: bool = False
+    data: DataSpec = field(default_factory=DataSpec)
+    optim: OptimSpec = field(default_factory=OptimSpec)
+    precision: str = AUTO
+    validate_every: int = 500
+    save_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        lowest, highest = self.scales
+        if not 0 <= lowest < highest:
+            raise ValueError(f"scales: {self.scales} do not rise from 0 or more; give the range to learn, e.g. [1, 4]")
+        if not lowest <= self.scale <= highest:
+            raise ValueError(f"scale: {self.scale} is outside of scales, {self.scales}")
+        if not 0 <= self.rehearsed < 1:
+            raise ValueError(f"rehearsed: {self.rehearsed} is not in [0, 1); it is a share of the batch")
+        ratio = self.first // self.last if self.last >= 1 else 0
+        if ratio < 1 or self.first != self.last * ratio or ratio & (ratio - 1):
+            raise ValueError(f"first, last: {self.first} halved again and again does not give {self.last}")
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Steps of the student of each stage, `GUIDANCE` before the others."""
+        counts = [self.first]
+        while counts[-1] > self.last:
+            counts.append(counts[-1] // 2)
+        return (GUIDANCE, *counts)
+
+
+def student_config(config: RunConfig, distill: DistillConfig) -> RunConfig:
+    """The configuration of a student of a model with `config`.
+
+    Raises:
+        ValueError: the model predicts noise or score, from which no clean latent follows at pure noise; it learns its
+            variance; or it is distilled already.
+    """
+    if config.prediction.kind not in ("v", "x0"):
+        raise ValueError(
+            f"teacher: it predicts {config.prediction.kind}, which says nothing about the clean latent at pure noise;"
+            " fine-tune it to v first"
+        )
+    if config.prediction.learned_variance or config.net.distilled is not None:
+        raise ValueError("teacher: a model with a learned variance, or one that is distilled, cannot be distilled")
+    return replace(
+        config,
+        net=replace(config.net, distilled=distill.scales),
+        sample=replace(
+            config.sample, sampler="ddim", options={}, steps=4 * distill.last, spacing="trailing", scale=distill.scale
+        ),
+        data=distill.data,
+        optim=distill.optim,
+        precision=distill.precision,
+        seed=distill.seed,
+    )
+
+
+class Distillation(lightning.LightningModule):
+    """One stage: the student learns from a teacher that stays as it is.
+
+    Args:
+        student: built from `student_config`; its network is trained.
+        teacher: in the stage of guidance the undistilled model, in others the student as it left the former stage.
+        stage: steps that the student learns to draw in, or `GUIDANCE`.
+        config: the distillation.
+        prompts: drawn at every validation with fixed seeds.
+    """
+
+    def __init__(
+        self, student: Model, teacher: Model, stage: int, config: DistillConfig, prompts: tuple[str, ...] = ()
+    ):
+        super().__init__()
+        self.strict_loading = False  # a checkpoint leaves out what is frozen
+        self.student, self.stage, self.config, self.prompts = student, stage, config, prompts
+        self.net = student.denoise.net
+        self.teacher, self.teacher_net = teacher, teacher.denoise.net.requires_grad_(False).eval()
+        self.guess = student.guess
+        self.ema = Ema(student.learned(), config.optim.ema)
+        self.path = None if stage == GUIDANCE else spaced(student.schedule, 2 * stage, "trailing")
+        self.former = tuple(n for n in config.stages if n > stage > GUIDANCE)
+        with torch.inference_mode():
+            null = student.condition([""])
+        self._null = null.map(lambda tensor: tensor.clone())
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Squared error of the student's v against what its teacher says."""
+        loss = self.loss(batch, NoiseStream([fold(self.config.seed, "distill", self.stage, self.global_step)])).mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """The same with the averaged weights and fixed noise, on pictures that were not learned from."""
+        with self.ema.applied():
+            loss = self.loss(batch, NoiseStream([fold(self.config.seed, "val", self.stage, batch_index)]))
+        self.log("val/loss", loss.mean(), batch_size=len(loss), prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Draw the prompts in as many steps as this stage learns, with the averaged weights."""
+        if not self.prompts or not isinstance(self.logger, TensorBoardLogger):
+            return
+        request = Request(
+            prompts=self.prompts, seeds=tuple(range(len(self.prompts))), steps=self.stage or 2 * self.config.first
+        )
+        with self.ema.applied():
+            images = txt2img(self.student, request)
+        self.logger.experiment.add_image("samples", tiled(images, 4) / 2 + 0.5, self.global_step)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW at the configured rate."""
+        return scheduled(adamw(self.student.learned(), self.config.optim), self.config.optim)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """After the optimiser, the average."""
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the averaged weights, and of the others only those that are trained."""
+        checkpoint["ema"] = self.ema.state_dict()
+        frozen = ("teacher_net.", "guess.")
+        checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if not n.startswith(frozen)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue the averaged weights, at the configured learning rate."""
+        self.ema.load_state_dict(checkpoint["ema"])
+        use_rate(checkpoint, self.config.optim)
+
+    def loss(self, batch: Batch, noise: NoiseStream) -> Tensor:
+        """Error of each latent's noisy copy (b,)."""
+        b = len(batch["mean"])
+        x0 = batch["mean"]
+        eps = noise.normal((1, *x0.shape), like=x0[None])[0]
+        u, pick, scale_at = (noise.uniform((1, b))[0].to(x0.device) for _ in range(3))
+        lowest, highest = self.config.scales
+        cond = replace(self._read(batch), scale=lowest + (highest - lowest) * scale_at)
+        if self.stage == GUIDANCE:
+            logsnr, target, stride = self._guided(x0, eps, u, cond)
+        else:
+            logsnr, target, stride = self._halved(x0, eps, u, pick, cond)
+        x_t = q_sample(x0, eps, logsnr)
+        found = bind(self.student.denoise, replace(cond, stride=stride))(x_t, logsnr).x0
+        weight = SimpleV()(logsnr, torch.zeros_like(logsnr))
+        return weight * ((found - target) ** 2).flatten(1).mean(1)
+
+    @torch.no_grad()
+    def _guided(self, x0: Tensor, eps: Tensor, u: Tensor, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
+        """Levels anywhere, and what the undistilled teacher says there with guidance."""
+        assert cond.scale is not None
+        logsnr = self.student.schedule(u)
+        x_t = q_sample(x0, eps, logsnr)
+        plain, null = replace(cond, scale=None), self._null.map(lambda row: row.expand(len(u), *row.shape[1:]))
+        both = self.teacher.denoise(torch.cat([x_t, x_t]), logsnr.repeat(2), concatenate([plain, null])).x0
+        strong, weak = both.chunk(2)
+        return logsnr, extrapolated(cond.scale)(strong, weak), torch.zeros_like(u)
+
+    @torch.no_grad()
+    def _halved(self, x0: Tensor, eps: Tensor, u: Tensor, pick: Tensor, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
+        """Levels of the student's grid, and the estimate that lands where two steps of the teacher do.
+
+        The first rows are new. The last ones, a share of `rehearsed`, go over the former strides, where the teacher's
+        own estimate is the target.
+        """
+        new = len(u) - int(self.config.rehearsed * len(u)) if self.former else len(u)
+        steps = torch.full_like(u, self.stage)
+        t, middle, s = self._levels((u[:new] * self.stage).long())
+        half = 1 / (2 * self.stage) if self.former else 0.0  # the first teacher knows no stride
+        rows = cond.map(lambda value: value[:new])
+        teach = bind(self.teacher.denoise, replace(rows, stride=torch.full_like(u[:new], half)))
+        x_t = q_sample(x0[:new], eps[:new], t)
+        target = two_step_target(teach, x_t, t, middle, s)
+        if new == len(u):
+            return t, target, 1 / steps
+        which = (pick[new:] * len(self.former)).long()
+        steps[new:] = torch.tensor(self.former, dtype=u.dtype, device=u.device)[which]
+        total, index = self.student.schedule.steps, (u[new:] * steps[new:]).floor() + 1
+        level = self.student.schedule((total * index / steps[new:] + 0.5).floor() / total)  # a timestep, as `spaced`
+        rows = replace(cond.map(lambda value: value[new:]), stride=1 / steps[new:])
+        known = bind(self.teacher.denoise, rows)(q_sample(x0[new:], eps[new:], level), level).x0
+        return torch.cat([t, level]), torch.cat([target, known]), 1 / steps
+
+    def _levels(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Level to leave, middle and level to reach of the student's steps with these numbers (b,), noise first."""
+        assert self.path is not None
+        first, levels = 2 * index, self.path.logsnr.to(dtype=torch.float32, device=index.device)
+        return levels[first], levels[first + 1], levels[first + 2]
+
+    def _read(self, batch: Batch) -> Cond:
+        cond = conditions(batch)
+        if self.guess is None:
+            return cond
+        with torch.no_grad():
+            return self.guess.into(cond)

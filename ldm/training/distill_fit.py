@@ -1,0 +1,88 @@
+"""Run all stages of a distillation, each resumable, and write the student's model folder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import lightning
+from torch import Tensor
+
+from ldm.build import Model, build_denoiser, load_model, save_model, save_sibling
+from ldm.config import RunConfig
+from ldm.core.bundle import BundleError, load_bundle, save_bundle
+from ldm.core.config_io import dump_yaml, to_dict
+from ldm.core.trainer import make_trainer, steps_done, train
+from ldm.training.datamodule import cached, train_loader, val_loader
+from ldm.training.distill import GUIDANCE, Distillation, DistillConfig, student_config
+from ldm.training.fit import PROMPTS
+
+STUDENT = "student.safetensors"  # what a finished stage leaves
+
+
+def distill(config: DistillConfig, out: Path) -> Path:
+    """Train stage after stage, going on in `out` where a former call ended; returns the model folder.
+
+    Args:
+        config: the distillation.
+        out: folder of one folder for each stage, and of the finished model (`out/model`).
+
+    Raises:
+        ValueError: the teacher, the data or a checkpoint cannot be used, or training left the finite numbers.
+        KeyboardInterrupt: Ctrl-C; a checkpoint was written.
+    """
+    lightning.seed_everything(config.seed, verbose=False)
+    teacher = load_model(config.teacher)
+    student = student_config(teacher.config, config)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    weights = {name: tensor.clone() for name, tensor in teacher.denoise.net.state_dict().items()}
+    for stage in config.stages:
+        folder = out / ("guidance" if stage == GUIDANCE else f"steps-{stage}")
+        if not (folder / STUDENT).is_file():
+            _run(config, student, teacher, stage, weights, folder)
+        weights = _student_of(folder / STUDENT, student)
+    stored = {f"net.{name}": tensor for name, tensor in weights.items()}
+    if teacher.guess is not None:
+        stored |= {f"guess.{name}": tensor for name, tensor in teacher.guess.state_dict().items()}
+    home = Path(config.teacher)
+    if config.shared:
+        save_sibling(out / "model", student, stored, home)
+    else:
+        save_model(out / "model", student, stored, home / teacher.config.codec.path)
+    return out / "model"
+
+
+def _run(
+    config: DistillConfig, student: RunConfig, teacher: Model, stage: int, weights: dict[str, Tensor], folder: Path
+) -> None:
+    model = _with(teacher, student, weights)
+    module = Distillation(
+        model, teacher if stage == GUIDANCE else _with(teacher, student, weights), stage, config, PROMPTS
+    )
+    trainer = make_trainer(
+        folder,
+        steps=config.optim.steps,
+        precision=config.precision,
+        validate_every=config.validate_every,
+        save_every=config.save_every,
+    )
+    seen, held_out = cached(model, config.data.train, config.data.views), cached(model, config.data.val, 1)
+    order = train_loader(seen, len(seen), config.data.batch, config.seed + stage, steps_done(folder))
+    train(trainer, module, (order, val_loader(held_out)), folder)
+    net = {name.removeprefix("net."): tensor for name, tensor in module.ema.weights().items()}
+    save_bundle(folder / STUDENT, to_dict(student), net)
+
+
+def _with(teacher: Model, config: RunConfig, weights: dict[str, Tensor]) -> Model:
+    """A student with the teacher's surroundings; weights that the teacher does not have stay as they are made."""
+    denoise = build_denoiser(config)
+    missing, unknown = denoise.net.load_state_dict(weights, strict=False)
+    if unknown or any(not name.startswith("distilled_embed.") for name in missing):
+        raise ValueError(f"student: weights do not fit, e.g. {[*unknown, *missing][0]}; remove the folder of the stage")
+    return replace(teacher, config=config, denoise=denoise, sha256="", folder=None)
+
+
+def _student_of(path: Path, config: RunConfig) -> dict[str, Tensor]:
+    bundle = load_bundle(path)
+    if bundle.config["net"] != to_dict(config)["net"]:
+        raise BundleError(f"{path}: a student of another configuration; give another --out, or remove it")
+    return bundle.weights
