@@ -81,7 +81,7 @@ def _stepped(scheduler: Any, v: Latent, timestep: Any, sample: Latent, noise: No
     """One step of theirs, with our noise: their own comes from one generator for the whole batch."""
     if noise is None:
         return scheduler.step(v, timestep, sample).prev_sample
-    module = sys.modules[type(scheduler).__module__]
+    module: Any = sys.modules[type(scheduler).__module__]
     before = module.randn_tensor
     module.randn_tensor = lambda shape, **_: noise.normal(shape, like=sample)
     try:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autoencoder.build import latents_hash, load_autoencoder
 from ldm.codec import IdentityCodec, LatentStats, ScaledCodec
-from ldm.config import CodecSpec, RunConfig, SampleSpec
+from ldm.config import MATCHED, CodecSpec, RunConfig, SampleSpec
 from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import ConfigError, from_dict, to_dict
 from ldm.core.int8 import pack, unpack
@@ -24,10 +24,12 @@ from ldm.nets.unet import UNet
 from ldm.process.grid import TimeGrid, spaced
 from ldm.process.schedule import Schedule
 from ldm.samplers import bind_options
+from ldm.samplers.learned import as_sampler
 from ldm.samplers.loop import Sampler
-from ldm.samplers.tuned import Tuned, load_tuned
+from ldm.samplers.tuned import TUNED, Tuned, load_tuned
 
 LDM, AUTOENCODER = "ldm.safetensors", "autoencoder.safetensors"
+FITTED_WITHIN = 1.0  # guidance scale from which a fitted sampler is still trusted
 OTHERS = ("text.", "guess.")  # begin the names of tensors that are not the U-Net's
 
 
@@ -156,12 +158,33 @@ def build_tables(spec: SampleSpec, model: Model) -> Tuned | None:
     return load_tuned(model.folder or Path(), model.sha256) if spec.needs_tables else None
 
 
+def automatic(spec: SampleSpec, model: Model) -> SampleSpec:
+    """`spec` with the sampler, its options and its path that were measured to be the best for its steps and scale.
+
+    The fitted sampler where there is one for exactly these steps, else the solver that was best in the nearest number
+    of steps; `spec` itself for a model whose quality was not measured (`scripts/tune_sampler.py --quality`).
+
+    Raises:
+        ValueError: the tables beside the model are damaged, or of another model.
+    """
+    if model.folder is None or not (model.folder / TUNED).is_file():
+        return spec
+    choice = load_tuned(model.folder, model.sha256).choice(spec.steps, spec.scale)
+    if choice is None:
+        return spec
+    if choice.steps == spec.steps and choice.logsnr and abs(choice.scale - spec.scale) <= FITTED_WITHIN:
+        return replace(spec, sampler=MATCHED, options={}, spacing=MATCHED)
+    return replace(spec, sampler=choice.sampler, options={}, spacing=choice.spacing)
+
+
 def build_sampler(spec: SampleSpec, tuned: Tuned | None = None) -> Sampler:
     """The sampler with its options bound.
 
     Raises:
         ValueError: unknown sampler or option; the message lists the known.
     """
+    if spec.sampler == MATCHED:
+        return as_sampler(_needed(tuned, spec).fitted(spec.steps, spec.scale))
     options: dict[str, object] = dict(spec.options)
     if tuned is not None and options.get("variance") == "analytic":
         options["variance"] = tuned.variance
@@ -174,11 +197,17 @@ def build_grid(spec: SampleSpec, schedule: Schedule, tuned: Tuned | None = None)
     Raises:
         ValueError: steps outside 1 to the schedule's T, or more than the longest tuned path has.
     """
+    if spec.spacing == MATCHED:
+        return _needed(tuned, spec).fitted(spec.steps, spec.scale).grid()
     if spec.spacing == "tuned" or spec.spacing == "tuned_ode":
-        if tuned is None:
-            raise ValueError(f"spacing: '{spec.spacing}' needs the tables of a model; choose another or load a model")
-        return tuned.grid(schedule, spec.steps, spec.spacing)
+        return _needed(tuned, spec).grid(schedule, spec.steps, spec.spacing)
     return spaced(schedule, spec.steps, spec.spacing)
+
+
+def _needed(tuned: Tuned | None, spec: SampleSpec) -> Tuned:
+    if tuned is None:
+        raise ValueError(f"spacing: '{spec.spacing}' needs the tables of a model; choose another or load a model")
+    return tuned
 
 
 def load_model(path: str | Path) -> Model:

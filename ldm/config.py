@@ -1,10 +1,11 @@
 """One stage-2 run as one value: the same that builds the model for training, fine-tuning and inference."""
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 from ldm.core.optim import OptimSpec
 from ldm.core.precision import AUTO
+from ldm.guidance.spec import GuidanceSpec
 from ldm.nets.guess import GuessSpec
 from ldm.nets.text import ClipSpec, SentenceSpec
 from ldm.nets.unet import UNetSpec
@@ -20,6 +21,7 @@ from ldm.process.zero_terminal import ZeroTerminal
 ScheduleSpec = (
     Cosine | Sigmoid | LinearLogSNR | LinearBeta | ScaledLinearBeta | Tabulated | ZeroTerminal | PiecewiseLogSNR
 )
+MATCHED: Final = "matched"  # sampler, and spacing, that were fitted to a model
 WeightSpec = MinSNR | SoftMinSNR | SimpleEps | SimpleV | Elbo | EDM | SigmoidWeight
 TimesSpec = LowDiscrepancy | Uniform | LogNormal
 TextSpec = SentenceSpec | ClipSpec
@@ -59,13 +61,17 @@ class SampleSpec:
     """How pictures are drawn where the user does not say.
 
     Attributes:
-        sampler: a name of `ldm.samplers.SAMPLERS`.
+        sampler: a name of `ldm.samplers.SAMPLERS`, or "matched" for the one that was fitted to the model.
         options: its options; "analytic" for `variance` stands for the table measured with the model.
         steps: network evaluations along the path.
         spacing: how the levels are spread; "tuned" and "tuned_ode" are the best paths of that length
-            measured with the model, for the bound and for ODE samplers.
+            measured with the model, for the bound and for ODE samplers, "matched" is that of the fitted sampler.
         scale: classifier-free guidance, the lecture's gamma; 1 is the plain conditional model.
+        guidance: the rule of guidance, and the levels at which it is used.
         size: side of the picture, pixels.
+
+    Raises:
+        ValueError: the fitted sampler without its levels, or these without it.
     """
 
     sampler: str = "dpm_solver"
@@ -73,12 +79,20 @@ class SampleSpec:
     steps: int = 20
     spacing: Spacing | TunedSpacing = "trailing"
     scale: float = 3.0
+    guidance: GuidanceSpec = field(default_factory=GuidanceSpec)
     size: int = 128
+
+    def __post_init__(self) -> None:
+        if (self.sampler == MATCHED) != (self.spacing == MATCHED):
+            raise ValueError("sampler, spacing: 'matched' is a sampler with its own levels; give it for both")
+        if self.sampler == MATCHED and self.options:
+            raise ValueError(f"options: {', '.join(self.options)}, but the sampler 'matched' has none")
 
     @property
     def needs_tables(self) -> bool:
         """Whether what `scripts/tune_sampler.py` stores beside a model is used."""
-        return self.spacing in get_args(TunedSpacing) or self.options.get("variance") == "analytic"
+        tuned = self.spacing in get_args(TunedSpacing) or self.sampler == MATCHED
+        return tuned or self.options.get("variance") == "analytic"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ Samplers, guidance and losses see only that function. What the network predicts,
 and in which units it is told the level are known to `NetDenoiser` alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -110,6 +111,35 @@ class NetDenoiser(nn.Module):
             var_fraction = (v + 1) / 2
         prediction = c_skip * x_t + c_out * raw
         return Denoised(to_x0(self.kind, prediction, x_t, logsnr).to(x_t.dtype), var_fraction)
+
+
+@dataclass
+class Evaluations:
+    """How much work a network was asked for.
+
+    Attributes:
+        calls: how often.
+        rows: pictures in all of those calls together; guidance asks twice for each.
+    """
+
+    calls: int = 0
+    rows: int = 0
+
+
+@contextmanager
+def counted(denoise: nn.Module) -> Iterator[Evaluations]:
+    """Count the evaluations of a `NetDenoiser` within the block."""
+    count = Evaluations()
+
+    def add(module: nn.Module, arguments: object, result: Denoised) -> None:
+        count.calls += 1
+        count.rows += len(result.x0)
+
+    handle = denoise.register_forward_hook(add)
+    try:
+        yield count
+    finally:
+        handle.remove()
 
 
 def bind(denoise: CondDenoiser, cond: Cond) -> Denoiser:

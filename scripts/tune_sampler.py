@@ -17,6 +17,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--levels", type=int, default=100, help="timesteps to measure, each one evaluation a picture")
     p.add_argument("--steps", type=int, default=50, help="longest path")
     p.add_argument("--trajectories", type=int, default=16, help="pictures drawn to measure the errors of ODE steps")
+    p.add_argument("--quality", action="store_true", help="choose and fit a sampler for 1 to 20 steps, for txt2img")
     p.add_argument("--seed", type=int, default=0, help="of the choice of pictures and the noise")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     return p

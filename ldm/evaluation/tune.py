@@ -12,11 +12,12 @@ from ldm.core.rng import NoiseStream, fold
 from ldm.denoiser import bind
 from ldm.evaluation.encoded import Pictures, encoded, read_pictures
 from ldm.evaluation.paths import Errors, Levels, analytic_variance, level_errors, nodes_of, table_of
+from ldm.evaluation.quality import choices
 from ldm.evaluation.table import Row, as_table
 from ldm.evaluation.truncation import trajectories, truncation_table
 from ldm.process.paths import Cost, even, optimal_paths, path_along, quadratic
 from ldm.process.schedule import Schedule
-from ldm.samplers.tuned import Tuned, save_tuned
+from ldm.samplers.tuned import Choice, Tuned, save_tuned
 
 SHOWN = (2, 5, 10, 20, 50, 100, 250)  # steps of which the paths are compared in print
 
@@ -48,6 +49,14 @@ def tune(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
     yield as_table(_compared(table, len(tuned.paths), size * math.log(2), "bits/latent dim", len(pictures)))
     drawn = min(options.trajectories, len(pictures))
     yield as_table(_compared(local, len(tuned.paths), 1.0, "sum of local errors", drawn))
+    if options.quality:
+        scales = sorted({1.0, model.config.sample.scale})
+        found = []
+        for choice in choices(model, pictures.captions[: options.trajectories], tuned, scales, options.seed):
+            found.append(choice)
+            tuned = replace(tuned, choices=tuple(found))
+            save_tuned(options.model, tuned)
+        yield as_table([row for choice in found for row in _chosen(choice, drawn)])
     yield f"{save_tuned(options.model, tuned)}: variances of {len(timesteps)} levels, paths of 1 to {len(tuned.paths)}"
 
 
@@ -118,6 +127,15 @@ def local_errors(model: Model, captions: Sequence[str], timesteps: Sequence[int]
     guided = model.guided(cond, null, model.config.sample.scale, len(timesteps))
     x = noise.normal((len(captions), *shape), like=torch.empty(0, device=device))
     return truncation_table(*trajectories(guided, x, levels), levels)
+
+
+def _chosen(choice: Choice, drawn: int) -> list[Row]:
+    """What was found for a number of steps, as distances to the exact latents."""
+    name = f"{choice.steps} steps, scale {choice.scale:g}"
+    rows = [Row(name, f"{choice.sampler} {choice.spacing}", choice.distance, None, drawn)]
+    if choice.logsnr:
+        rows.append(Row(name, "fitted", choice.matched, None, drawn))
+    return rows
 
 
 def _compared(table: Cost, most: int, unit: float, figure: str, pictures: int) -> list[Row]:

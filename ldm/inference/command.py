@@ -11,11 +11,15 @@ from typing import get_args
 import torch
 
 from ldm.build import Model, load_model
+from ldm.core.config_io import from_dict, to_dict
 from ldm.core.device import pick_device
 from ldm.core.images import save_png
 from ldm.core.precision import AUTO, narrow
+from ldm.denoiser import counted
+from ldm.guidance.spec import GuidanceSpec
 from ldm.inference.classified import ClassGuidance, load_guidance
 from ldm.inference.pipeline import Request, resolve, txt2img
+from ldm.inference.weaker import WeakModel, load_weak
 from ldm.process.grid import Spacing, TunedSpacing
 from ldm.samplers.loop import Step
 
@@ -45,7 +49,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
     if cut:
         shown = cut if len(cut) <= 200 else f"{cut[:200]} ..."
         sys.stderr.write(f"warning: the prompt is too long for this model; not read: {shown}\n")
-    towards = class_guidance(options, model)
+    towards, away = class_guidance(options, model), weak_model(options, model)
     request = Request(
         prompts=(options.prompt,) * options.count,
         seeds=tuple(range(options.seed, options.seed + options.count)),
@@ -55,28 +59,35 @@ def draw(options: argparse.Namespace) -> list[Path]:
         sampler=options.sampler,
         options=sampler_options(options.option) if options.option else None,
         spacing=options.spacing,
+        guidance=guidance_spec(options.guidance, model) if options.guidance else None,
         height=options.height,
         width=options.width,
         towards=towards,
+        away=away,
         batch=options.batch,
     )
     dtype = narrow(device) if options.dtype == AUTO else getattr(torch, options.dtype)
-    images = txt2img(model, request, dtype=dtype, on_step=show_progress)
+    with counted(model.denoise) as evaluations:
+        images = txt2img(model, request, dtype=dtype, on_step=show_progress)
+    each = evaluations.rows / options.count
     spec = resolve(model, request)
     paths = []
     for seed, image in zip(request.seeds, images, strict=True):
         recipe = {"prompt": options.prompt, "negative": options.negative, "seed": seed, "model": model.sha256}
         recipe |= asdict(spec) | {"height": image.shape[-2], "width": image.shape[-1]}
-        recipe["dtype"] = str(dtype).removeprefix("torch.")
+        recipe |= {"dtype": str(dtype).removeprefix("torch."), "evaluations": each}
         if towards is not None:
             recipe |= {
                 "classifier": towards.classifier.sha256,
                 "label": towards.label,
                 "classifier_scale": towards.scale,
             }
+        if away is not None:
+            recipe |= {"weak": away.model.sha256, "weak_scale": away.scale}
         path = options.out / f"{slug(options.prompt)}-{seed}.png"
         save_png(image, path, recipe)
         paths.append(path)
+    sys.stderr.write(f"{each:g} network evaluations for each picture\n")
     return paths
 
 
@@ -96,8 +107,40 @@ def class_guidance(options: argparse.Namespace, model: Model) -> ClassGuidance |
     return load_guidance(options.classifier, model, options.label, scale)
 
 
+def weak_model(options: argparse.Namespace, model: Model) -> WeakModel | None:
+    """What --weak and --weak-scale ask for.
+
+    Raises:
+        ValueError: a scale without a model, or one that cannot be used with this model.
+    """
+    if options.weak is None:
+        if options.weak_scale is not None:
+            raise ValueError("--weak-scale: there is no weak model to move away from; give --weak")
+        return None
+    return load_weak(options.weak, model, 2.0 if options.weak_scale is None else options.weak_scale)
+
+
+def guidance_spec(given: Sequence[str], model: Model) -> GuidanceSpec:
+    """KEY=VALUE words as changes of the model's own guidance.
+
+    Raises:
+        ValueError: a word without "=", an unknown key, or a value that is not possible.
+    """
+    known = to_dict(model.config.sample.guidance)
+    return from_dict(GuidanceSpec, known | key_values(given, "--guidance", "lo=-4"), "--guidance")
+
+
 def sampler_options(given: Sequence[str]) -> dict[str, float | str]:
-    """KEY=VALUE words as options of a sampler; a value that reads as a number is one.
+    """KEY=VALUE words as options of a sampler.
+
+    Raises:
+        ValueError: a word without "=".
+    """
+    return key_values(given, "--option", "eta=1")
+
+
+def key_values(given: Sequence[str], option: str, example: str) -> dict[str, float | str]:
+    """KEY=VALUE words; a value that reads as a number is one.
 
     Raises:
         ValueError: a word without "=".
@@ -106,7 +149,7 @@ def sampler_options(given: Sequence[str]) -> dict[str, float | str]:
     for word in given:
         key, equals, value = word.partition("=")
         if not equals or not key:
-            raise ValueError(f"--option: '{word}' is not KEY=VALUE, e.g. eta=1")
+            raise ValueError(f"{option}: '{word}' is not KEY=VALUE, e.g. {example}")
         try:
             found[key] = float(value)
         except ValueError:

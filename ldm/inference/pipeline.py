@@ -5,12 +5,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ldm.build import Model, build_grid, build_sampler, build_tables
-from ldm.config import SampleSpec
+from ldm.build import Model, automatic, build_grid, build_sampler, build_tables
+from ldm.config import MATCHED, SampleSpec
 from ldm.core.precision import autocast
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Image
+from ldm.denoiser import bind
+from ldm.guidance.spec import GuidanceSpec
 from ldm.inference.classified import ClassGuidance
+from ldm.inference.weaker import WeakModel
 from ldm.process.grid import Spacing, TunedSpacing
 from ldm.samplers.loop import OnStep
 
@@ -29,8 +32,10 @@ class Request:
         sampler: a name of `ldm.samplers.SAMPLERS`.
         options: of the sampler, e.g. {"eta": 1.0}; they replace the model's.
         spacing: how the levels are spread.
+        guidance: the rule of guidance and its levels.
         height, width: pixels, divisible by the model's latent factor and what its U-Net needs.
         towards: a class to steer to beside the prompt; None: none.
+        away: a weaker model to move away from (autoguidance); None: none.
         batch: pictures computed together; changes memory and speed, not the pictures.
     """
 
@@ -42,9 +47,11 @@ class Request:
     sampler: str | None = None
     options: Mapping[str, float | str] | None = None
     spacing: Spacing | TunedSpacing | None = None
+    guidance: GuidanceSpec | None = None
     height: int | None = None
     width: int | None = None
     towards: ClassGuidance | None = None
+    away: WeakModel | None = None
     batch: int = 8
 
     def __post_init__(self) -> None:
@@ -57,13 +64,23 @@ class Request:
 def resolve(model: Model, request: Request) -> SampleSpec:
     """The model's defaults with what the request changes.
 
+    A request that names neither sampler nor path nor guidance gets those that were measured to be the best for its
+    number of steps, if they were (`ldm.build.automatic`).
+
     Raises:
-        ValueError: guidance scale is negative.
+        ValueError: guidance scale is negative, steps below 1, or the measured tables cannot be used.
     """
-    changes = {name: getattr(request, name) for name in ("steps", "scale", "sampler", "spacing")}
-    spec = replace(model.config.sample, **{name: value for name, value in changes.items() if value is not None})
+    changes = {name: getattr(request, name) for name in ("steps", "scale", "sampler", "spacing", "guidance")}
+    given = {name: value for name, value in changes.items() if value is not None}
+    if given.get("sampler") == MATCHED or given.get("spacing") == MATCHED:
+        given |= {"sampler": MATCHED, "spacing": MATCHED, "options": {}}
+    spec = replace(model.config.sample, **given)
     if request.options is not None or spec.sampler != model.config.sample.sampler:
         spec = replace(spec, options=dict(request.options or {}))
+    if spec.steps < 1:
+        raise ValueError(f"steps: {spec.steps}; give 1 or more")
+    if (request.sampler, request.options, request.spacing, request.guidance) == (None,) * 4:
+        spec = automatic(spec, model)
     if spec.scale < 0:
         raise ValueError(f"scale: {spec.scale} is negative; 0 ignores the prompt, 1 follows it, 3 to 8 exaggerate it")
     return spec
@@ -105,7 +122,11 @@ def txt2img(
         with torch.inference_mode(), autocast(device, dtype):
             cond = model.condition(prompts, shape[-2:])
             null = model.condition([request.negative] * len(prompts), shape[-2:])
-            guided = model.guided(cond, null, spec.scale, spec.steps)
+            guided = model.guided(cond, null, spec.scale, spec.steps, spec.guidance.combine(spec.scale))
+            if model.config.net.distilled is None:
+                guided = spec.guidance.limited(guided, bind(model.denoise, cond))
+            if request.away is not None:
+                guided = request.away.around(guided, prompts, shape[-2:])
             if request.towards is not None:
                 guided = request.towards.around(guided, len(prompts), device)
             x = noise.normal((len(prompts), *shape), like=torch.empty(0, device=device))

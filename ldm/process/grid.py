@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm.process.schedule import Schedule
 
 Spacing = Literal["leading", "trailing", "linspace", "quadratic", "uniform_logsnr", "karras"]
-TunedSpacing = Literal["tuned", "tuned_ode"]  # of tables that are measured with a model
+TunedSpacing = Literal["tuned", "tuned_ode", "matched"]  # of tables that are measured with a model
 
 
 @dataclass(frozen=True, eq=False)

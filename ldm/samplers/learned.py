@@ -4,18 +4,23 @@ DDIM and DPM-Solver++(2M) are members of the family, so learning can start from 
 Source: Watson et al. 2022 (arXiv:2202.05830) section 4, "generalized Gaussian diffusion models", without fresh noise.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoiser
 from ldm.process.grid import TimeGrid
 from ldm.samplers import ddim, dpm_solver
 from ldm.samplers.dpm_solver import Estimate
-from ldm.samplers.loop import OnStep, Step, steps_of
+from ldm.samplers.loop import OnStep, Sampler, Step, steps_of
+
+MEMORY = 4  # estimates that a stored sampler weighs in a step
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +53,48 @@ class Coefficients:
     def __len__(self) -> int:
         """The number of steps."""
         return len(self.logsnr)
+
+    def grid(self) -> TimeGrid:
+        """The levels that are visited, and clean data at the end."""
+        return TimeGrid(torch.cat([self.logsnr.double(), torch.tensor([math.inf], dtype=torch.float64)]))
+
+    def recent(self) -> list[list[float]]:
+        """Of each step the weights of at most `MEMORY` estimates, oldest first; what is older must not be weighed."""
+        rows = self.pull.tolist()
+        return [row[max(0, i + 1 - MEMORY) : i + 1] for i, row in enumerate(rows)]
+
+
+def remembered(logsnr: Sequence[float], keep: Sequence[float], recent: Sequence[Sequence[float]]) -> Coefficients:
+    """The inverse of `Coefficients.recent`.
+
+    Raises:
+        ValueError: the lists do not fit each other.
+    """
+    n = len(logsnr)
+    if [len(row) for row in recent] != [min(i + 1, MEMORY) for i in range(n)] or len(keep) != n:
+        raise ValueError(f"recent: {[len(row) for row in recent]} weights and {len(keep)} of x for {n} levels")
+    pull = torch.zeros(n, n, dtype=torch.float64)
+    for i, row in enumerate(recent):
+        pull[i, i + 1 - len(row) : i + 1] = torch.tensor(row, dtype=torch.float64)
+    return Coefficients(torch.tensor(logsnr, dtype=torch.float64), torch.tensor(keep, dtype=torch.float64), pull)
+
+
+def as_sampler(coefficients: Coefficients) -> Sampler:
+    """`sample` as every other sampler is called; it refuses a grid that is not its own."""
+
+    def matched(
+        denoise: Denoiser,
+        x: Latent,
+        grid: TimeGrid,
+        noise: NoiseStream | None = None,
+        *,
+        on_step: OnStep | None = None,
+    ) -> Latent:
+        if not torch.equal(grid.logsnr, coefficients.grid().logsnr):
+            raise ValueError("grid: these coefficients belong to other levels; use the grid that they come with")
+        return sample(denoise, x, coefficients, on_step=on_step)
+
+    return matched
 
 
 def like_ddim(grid: TimeGrid) -> Coefficients:

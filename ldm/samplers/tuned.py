@@ -4,16 +4,59 @@ It lies beside the model as `tuned.json` and names the model by its content hash
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from ldm.core.bundle import write_atomically
 from ldm.core.config_io import ConfigError, from_dict, to_dict
-from ldm.process.grid import TimeGrid, TunedSpacing, chosen
+from ldm.process.grid import Spacing, TimeGrid, TunedSpacing, chosen
 from ldm.process.schedule import Schedule
 from ldm.process.variance import AnalyticVariance
+from ldm.samplers.learned import Coefficients, remembered
 
 TUNED, FORMAT = "tuned.json", "ldm-tuned-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What draws best in a number of steps, as measured against exact trajectories.
+
+    Attributes:
+        steps: network evaluations along the path.
+        scale: guidance scale it was measured with.
+        sampler: name of a solver, for any number of steps near this one, with its usual options.
+        spacing: its path.
+        distance: how far from the exact latents it ends, root mean square.
+        matched: the same for the fitted sampler of the next fields; 0 where there is none.
+        logsnr: levels of the fitted sampler, noise first.
+        keep: its weights of the latent.
+        recent: its weights of estimates (`ldm.samplers.learned.remembered`).
+    """
+
+    steps: int
+    scale: float
+    sampler: str
+    spacing: Spacing | TunedSpacing
+    distance: float
+    matched: float = 0.0
+    logsnr: tuple[float, ...] = ()
+    keep: tuple[float, ...] = ()
+    recent: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.logsnr:
+            self.coefficients()
+
+    def coefficients(self) -> Coefficients:
+        """The fitted sampler.
+
+        Raises:
+            ValueError: there is none, or its numbers do not fit each other.
+        """
+        if len(self.logsnr) != self.steps:
+            raise ValueError(f"choices: {len(self.logsnr)} fitted levels for {self.steps} steps; tune again")
+        return remembered(self.logsnr, self.keep, self.recent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +70,7 @@ class Tuned:
         nats: what each path costs in the bound, without the prior term, mean over pictures.
         pictures: how many were measured.
         ode: the path of 1, 2, ... steps with the least local error of an ODE sampler (`ldm.evaluation.truncation`).
+        choices: what draws best in which number of steps and at which guidance scale.
 
     Raises:
         ValueError: the tables disagree with each other.
@@ -38,6 +82,7 @@ class Tuned:
     nats: tuple[float, ...]
     pictures: int
     ode: tuple[tuple[int, ...], ...] = ()
+    choices: tuple[Choice, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.timesteps) != len(self.variance.logsnr):
@@ -56,6 +101,23 @@ class Tuned:
     def model(self) -> str:
         """Content hash of the model that was measured."""
         return self.variance.model
+
+    def choice(self, steps: int, scale: float) -> Choice | None:
+        """The measured choice nearest in scale, then in steps; None if none was measured."""
+        nearest = lambda c: (abs(c.scale - scale), abs(math.log(c.steps / steps)))  # noqa: E731
+        return min(self.choices, key=nearest, default=None)
+
+    def fitted(self, steps: int, scale: float) -> Coefficients:
+        """The fitted sampler of exactly `steps` steps, of the measured scale nearest to `scale`.
+
+        Raises:
+            ValueError: none was fitted for this number of steps.
+        """
+        found = [c for c in self.choices if c.steps == steps and c.logsnr]
+        if not found:
+            known = sorted({c.steps for c in self.choices if c.logsnr})
+            raise ValueError(f"steps: no fitted sampler of {steps} steps; there are those of {known or 'none'}")
+        return min(found, key=lambda c: abs(c.scale - scale)).coefficients()
 
     def grid(self, schedule: Schedule, steps: int, spacing: TunedSpacing = "tuned") -> TimeGrid:
         """The levels of the best path of `steps` steps, ending at clean data.

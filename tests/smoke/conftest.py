@@ -1,7 +1,9 @@
 """Coloured shapes with captions, small enough to train on in a test."""
 
+import importlib.util
 import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from autoencoder.model import Autoencoder
 from autoencoder.stats import LatentMoments
 from ldm.build import build_denoiser, save_model
 from ldm.config import RunConfig
+from ldm.core import command
 from ldm.core.config_io import load
 
 ROOT = Path(__file__).parents[2]
@@ -66,3 +69,29 @@ def model_folder(random_autoencoder, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     save_model(folder, config, noisy, random_autoencoder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def script():
+    spec = importlib.util.spec_from_file_location("txt2img_script", ROOT / "scripts/txt2img.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def txt2img(script, model_folder, tmp_path, monkeypatch, capsys):
+    """Run the script in this process; returns exit code, lines of stderr, and the pictures."""
+
+    def call(*options: str | Path, model: Path = model_folder, out: Path = tmp_path / "drawn"):
+        fixed = ["--model", model, "--out", out, "--device", "cpu", "--dtype", "float32", "--steps", "2"]
+        monkeypatch.setattr(sys, "argv", ["txt2img.py", *map(str, [*fixed, *options])])
+        code = 0
+        try:
+            command.run(script.main)
+        except SystemExit as stop:
+            code = stop.code
+        files = sorted(out.iterdir()) if out.is_dir() else []
+        return code, capsys.readouterr().err.splitlines(), files
+
+    return call

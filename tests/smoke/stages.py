@@ -39,3 +39,12 @@ def ldm_options(shapes: Path, autoencoder: Path, out: Path, *changes: str) -> li
 
 def _set(settings: list[str]) -> list[str]:
     return [part for setting in settings for part in ("--set", setting)]
+
+
+def assert_refused(result, *words: str) -> None:
+    """What the fixture `txt2img` gave is a refusal of one line with these words, and nothing was drawn."""
+    code, lines, files = result
+    assert code == 2
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ") and all(word in lines[0] for word in words), lines
+    assert files == []

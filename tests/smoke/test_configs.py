@@ -9,25 +9,30 @@ from autoencoder.config import AutoencoderConfig
 from autoencoder.model import Autoencoder
 from ldm.build import build_denoiser, build_grid, build_sampler
 from ldm.config import RunConfig
+from ldm.core.bundle import load_bundle
 from ldm.core.config_io import ConfigError, from_dict, load, to_dict
 from ldm.nets.classifier import NoisyClassifier
 from ldm.training.classifier import ClassifierConfig
+from ldm.training.distill import DistillConfig, student_config
 
 ROOT = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
 PARAMETERS = {"autoencoder/sd_f8.yaml": 83_653_863, "ldm/sd1.yaml": 859_520_964, "ldm/sd2_v.yaml": 865_910_724}
 
 
-Recipe = AutoencoderConfig | ClassifierConfig | RunConfig
+Recipe = AutoencoderConfig | ClassifierConfig | DistillConfig | RunConfig
 
 
 def load_recipe(name: str) -> Recipe:
-    kinds = {"autoencoder": AutoencoderConfig, "classifier": ClassifierConfig}
+    kinds = {"autoencoder": AutoencoderConfig, "classifier": ClassifierConfig, "distill": DistillConfig}
     return load(ROOT / name, next((kind for part, kind in kinds.items() if part in name), RunConfig))
 
 
 def network_of(config: Recipe) -> torch.nn.Module:
     with torch.device("meta"):
+        if isinstance(config, DistillConfig):
+            teacher = from_dict(RunConfig, load_bundle(ROOT.parent / config.teacher / "ldm.safetensors").config)
+            return build_denoiser(student_config(teacher, config)).net
         if isinstance(config, ClassifierConfig):
             return NoisyClassifier(config.net)
         return Autoencoder(config.model) if isinstance(config, AutoencoderConfig) else build_denoiser(config).net
