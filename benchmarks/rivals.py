@@ -100,3 +100,29 @@ def _level(scheduler: Any, timestep: Any) -> float:
         return float(-2 * torch.as_tensor(sigmas[index], dtype=torch.float64).log())
     alpha_bar = scheduler.alphas_cumprod[int(timestep)]
     return float(torch.logit(alpha_bar))
+
+
+TRAILING = {"timestep_spacing": "trailing"}
+LINSPACE = {"timestep_spacing": "linspace"}
+KARRAS = {"use_karras_sigmas": True}
+RIVALS: dict[str, tuple[str, tuple[dict[str, Any], ...], int]] = {
+    # name: class, settings to choose the best of for each number of steps, evaluations a step
+    "DDIM": ("DDIMScheduler", ({"clip_sample": False, **TRAILING}, {"clip_sample": False, **LINSPACE}), 1),
+    "DPM-Solver++ multistep": (
+        "DPMSolverMultistepScheduler",
+        (TRAILING, LINSPACE, {**TRAILING, "solver_order": 3}, {**TRAILING, **KARRAS}, {"use_lu_lambdas": True}),
+        1,
+    ),
+    "DPM-Solver++ singlestep": ("DPMSolverSinglestepScheduler", ({}, {"solver_order": 3}, KARRAS), 1),
+    "UniPC": (
+        "UniPCMultistepScheduler",
+        (TRAILING, LINSPACE, {**TRAILING, "solver_order": 3}, {**TRAILING, **KARRAS}),
+        1,
+    ),
+    "DEIS": ("DEISMultistepScheduler", (TRAILING, LINSPACE, {**TRAILING, "solver_order": 3}), 1),
+    "LMS": ("LMSDiscreteScheduler", (TRAILING, LINSPACE, {**TRAILING, **KARRAS}), 1),
+    "Euler": ("EulerDiscreteScheduler", (TRAILING, LINSPACE, {**TRAILING, **KARRAS}), 1),
+    "PNDM": ("PNDMScheduler", ({"skip_prk_steps": True, **TRAILING}, {"skip_prk_steps": True}), 1),
+    "Heun": ("HeunDiscreteScheduler", (TRAILING, LINSPACE, {**TRAILING, **KARRAS}), 2),
+    "KDPM2": ("KDPM2DiscreteScheduler", (TRAILING, {**TRAILING, **KARRAS}), 2),
+}

@@ -68,7 +68,7 @@ def resolve(model: Model, request: Request) -> SampleSpec:
     number of steps, if they were (`ldm.build.automatic`).
 
     Raises:
-        ValueError: guidance scale is negative, steps below 1, or the measured tables cannot be used.
+        ValueError: guidance scale is negative, steps outside 1 to T, or the measured tables cannot be used.
     """
     changes = {name: getattr(request, name) for name in ("steps", "scale", "sampler", "spacing", "guidance")}
     given = {name: value for name, value in changes.items() if value is not None}
@@ -77,8 +77,8 @@ def resolve(model: Model, request: Request) -> SampleSpec:
     spec = replace(model.config.sample, **given)
     if request.options is not None or spec.sampler != model.config.sample.sampler:
         spec = replace(spec, options=dict(request.options or {}))
-    if spec.steps < 1:
-        raise ValueError(f"steps: {spec.steps}; give 1 or more")
+    if not 1 <= spec.steps <= model.schedule.steps:
+        raise ValueError(f"steps: {spec.steps} is not in 1..{model.schedule.steps}, the schedule's own number of steps")
     if (request.sampler, request.options, request.spacing, request.guidance) == (None,) * 4:
         spec = automatic(spec, model)
     if spec.scale < 0:

@@ -31,8 +31,10 @@ def load_recipe(name: str) -> Recipe:
 def network_of(config: Recipe) -> torch.nn.Module:
     with torch.device("meta"):
         if isinstance(config, DistillConfig):
-            teacher = from_dict(RunConfig, load_bundle(ROOT.parent / config.teacher / "ldm.safetensors").config)
-            return build_denoiser(student_config(teacher, config)).net
+            path = ROOT.parent / config.teacher / "ldm.safetensors"
+            if not path.is_file():  # of a recipe whose model is not shipped
+                return build_denoiser(student_config(load(ROOT / "smoke/ldm.yaml", RunConfig), config)).net
+            return build_denoiser(student_config(from_dict(RunConfig, load_bundle(path).config), config)).net
         if isinstance(config, ClassifierConfig):
             return NoisyClassifier(config.net)
         return Autoencoder(config.model) if isinstance(config, AutoencoderConfig) else build_denoiser(config).net

@@ -1,0 +1,188 @@
+"""Distillation: a student starts as its teacher, is shown the right targets, and comes out as a model that draws."""
+
+import json
+import signal
+from dataclasses import replace
+
+import pytest
+import stages
+import torch
+from PIL import Image
+
+from ldm.build import load_model
+from ldm.config import RunConfig
+from ldm.core.bundle import load_bundle
+from ldm.core.config_io import load
+from ldm.core.rng import NoiseStream
+from ldm.denoiser import bind, counted
+from ldm.guidance.free import classifier_free
+from ldm.inference.pipeline import Request, txt2img
+from ldm.process.conditionals import q_sample
+from ldm.process.grid import TimeGrid, spaced
+from ldm.samplers import ddim
+from ldm.training.distill import GUIDANCE, Distillation, DistillConfig, student_config
+from ldm.training.distill_fit import _with
+
+B = 6
+PROMPTS = ["a red circle", "a blue square", "", "a green circle", "a black square", "a red square"]
+
+
+@pytest.fixture(scope="module")
+def config(model_folder):
+    recipe = stages.ROOT / "configs/smoke/distill.yaml"
+    return load(recipe, DistillConfig, [f"teacher={model_folder}", "first=4", "rehearsed=0.5"])
+
+
+@pytest.fixture(scope="module")
+def teacher(model_folder):
+    return load_model(model_folder)
+
+
+@pytest.fixture
+def student(teacher, config):
+    made = _with(teacher, student_config(teacher.config, config), dict(teacher.denoise.net.state_dict()))
+    with torch.no_grad():  # as after some training: it reads scale and stride
+        made.denoise.net.distilled_embed.linear2.weight.normal_(0, 0.02)
+    return made
+
+
+def noisy(teacher, level):
+    x0 = torch.randn(B, 4, 4, 4)
+    eps, logsnr = torch.randn_like(x0), torch.full((B,), level)
+    return x0, eps, logsnr, q_sample(x0, eps, logsnr)
+
+
+def batch(teacher):
+    cond = teacher.condition(PROMPTS)
+    return {"mean": torch.randn(B, 4, 4, 4), "var": torch.ones(B, 4, 4, 4), **cond.present()}
+
+
+def test_a_student_starts_as_its_teacher_whatever_scale_and_stride(teacher, config):
+    new = _with(teacher, student_config(teacher.config, config), dict(teacher.denoise.net.state_dict()))
+    _, _, logsnr, x_t = noisy(teacher, 0.5)
+    cond = teacher.condition(PROMPTS)
+    asked = replace(cond, scale=torch.linspace(1, 4, B), stride=torch.linspace(0, 1, B))
+    with torch.no_grad():
+        found = new.denoise(x_t, logsnr, asked).x0
+        torch.testing.assert_close(found, teacher.denoise(x_t, logsnr, cond).x0)
+
+
+def test_in_the_first_stage_the_target_is_the_guided_teacher(teacher, student, config):
+    stage = Distillation(student, teacher, GUIDANCE, config)
+    x0, eps, _, _ = noisy(teacher, 0.0)
+    scales, u = torch.linspace(1, 4, B), torch.linspace(0.05, 0.95, B)
+    cond = replace(teacher.condition(PROMPTS), scale=scales)
+    logsnr, target, stride = stage._guided(x0, eps, u, cond)
+    assert torch.equal(logsnr, student.schedule(u)) and not stride.any()
+    for i, scale in enumerate(scales.tolist()):
+        row, null = teacher.condition([PROMPTS[i]]), teacher.condition([""])
+        x_t = q_sample(x0[[i]], eps[[i]], logsnr[[i]])
+        with torch.no_grad():
+            expected = classifier_free(teacher.denoise, row, null, scale)(x_t, logsnr[[i]]).x0
+        torch.testing.assert_close(target[[i]], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [4, 1])
+def test_one_step_to_the_target_lands_where_two_of_the_teacher_do(steps, teacher, student, config):
+    stage = Distillation(student, student, steps, config)
+    x0, eps, _, _ = noisy(teacher, 0.0)
+    scales, u, pick = torch.linspace(1, 4, B), torch.linspace(0.01, 0.99, B), torch.linspace(0.0, 0.99, B)
+    cond = replace(teacher.condition(PROMPTS), scale=scales)
+    logsnr, target, stride = stage._halved(x0, eps, u, pick, cond)
+    new = B if steps == 4 else B // 2  # the first students have nothing to go over again
+    grid, teachers = spaced(student.schedule, steps, "trailing"), spaced(student.schedule, 2 * steps, "trailing")
+    own = 0.0 if steps == 4 else 1 / (2 * steps)
+    for i in range(new):
+        index = int(u[i] * steps)
+        t, s = grid.logsnr[index].item(), grid.logsnr[index + 1].item()
+        assert logsnr[i].item() == pytest.approx(t, rel=1e-6) and stride[i] == 1 / steps
+        x_t = q_sample(x0[[i]], eps[[i]], logsnr[[i]])
+        row = replace(teacher.condition([PROMPTS[i]]), scale=scales[[i]], stride=torch.tensor([own]))
+        with torch.no_grad():
+            walked = ddim.sample(bind(student.denoise, row), x_t, TimeGrid(teachers.logsnr[2 * index : 2 * index + 3]))
+        torch.testing.assert_close(ddim.step(x_t, target[[i]], t, s), walked, rtol=1e-3, atol=1e-3)
+    for i in range(new, B):
+        former = round(1 / stride[i].item())
+        assert former in (4, 2)
+        assert logsnr[i].double() in spaced(student.schedule, former, "trailing").logsnr.float().double()
+        row = replace(teacher.condition([PROMPTS[i]]), scale=scales[[i]], stride=stride[[i]])
+        with torch.no_grad():
+            said = bind(student.denoise, row)(q_sample(x0[[i]], eps[[i]], logsnr[[i]]), logsnr[[i]]).x0
+        torch.testing.assert_close(target[[i]], said, rtol=1e-4, atol=1e-5)
+
+
+def test_the_teacher_stays_and_the_student_learns(teacher, student, config):
+    stage = Distillation(student, _with(teacher, student.config, student.denoise.net.state_dict()), 2, config)
+    stage.loss(batch(teacher), NoiseStream([0])).mean().backward()
+    assert all(p.grad is None for p in stage.teacher_net.parameters())
+    assert all(p.grad is not None for name, p in stage.net.named_parameters() if name.startswith("distilled_embed"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["first=6"], "first, last: 6 halved"),
+        (["first=1", "last=2"], "first, last: 1 halved"),
+        (["scales=[3, 2]"], "scales: .* do not rise"),
+        (["scale=9"], "scale: 9.0 is outside"),
+        (["rehearsed=1"], "rehearsed: 1.0 is not in"),
+    ],
+)
+def test_a_distillation_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        load(stages.ROOT / "configs/smoke/distill.yaml", DistillConfig, changes)
+
+
+def test_a_teacher_of_noise_is_refused(teacher, config):
+    noise = replace(teacher.config, prediction=replace(teacher.config.prediction, kind="eps"))
+    with pytest.raises(ValueError, match="fine-tune it to v first"):
+        student_config(noise, config)
+    with pytest.raises(ValueError, match="one that is distilled"):
+        student_config(student_config(teacher.config, config), config)
+
+
+def options(model_folder, shapes, out, *changes):
+    settings = [f"teacher={model_folder}", f"data.train={shapes}/train", f"data.val={shapes}/val"]
+    settings += [f"data.cache={out.parent}/cache", "precision=32-true", *changes]
+    return ["--config", "configs/smoke/distill.yaml", "--out", str(out), *stages._set(settings)]
+
+
+@pytest.mark.slow
+def test_a_killed_distillation_goes_on_to_the_same_bits_and_draws(model_folder, shapes, tmp_path, txt2img_of):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    stages.finish(stages.start("distill", *options(model_folder, shapes, whole)))
+    process = stages.start("distill", *options(model_folder, shapes, parts))
+    while not (parts / "steps-2/last.ckpt").is_file():
+        assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    stages.finish(stages.start("distill", *options(model_folder, shapes, parts, "shared=true")))
+    for stage in ("guidance", "steps-2", "steps-1"):
+        ours, theirs = (load_bundle(out / stage / "student.safetensors").weights for out in (parts, whole))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours), stage
+
+    copied, shared = load_model(whole / "model"), load_model(parts / "model")  # in 16 and in 8 bits
+    assert not (parts / "model/autoencoder.safetensors").exists()
+    for steps in (1, 2):
+        request = Request(prompts=("a red circle",), seeds=(0,), steps=steps)
+        with counted(copied.denoise) as count:
+            picture = txt2img(copied, request, dtype=torch.float32)
+        assert count.rows == steps
+        assert (txt2img(shared, request, dtype=torch.float32) - picture).abs().mean() < 0.05
+    code, lines, files = txt2img_of(whole / "model")
+    assert (code, lines) == (0, ["2 network evaluations for each picture"])
+    assert json.loads(Image.open(files[0]).text["ldm"])["sampler"] == "ddim"
+    assert "distilled with the empty prompt" in txt2img_of(whole / "model", "--negative", "a cat")[1][-1]
+    assert "scale: 9.0 is not in 1 to 4" in txt2img_of(whole / "model", "--scale", "9")[1][-1]
+    assert "choose only its scale" in txt2img_of(whole / "model", "--guidance", "rule=apg")[1][-1]
+
+
+@pytest.fixture
+def txt2img_of(txt2img):
+    return lambda model, *words: txt2img(*words, model=model)
+
+
+def test_the_recipe_of_the_shipped_model_halves_down_to_one(model_folder):
+    config = load(stages.ROOT / "configs/distill/emoji.yaml", DistillConfig)
+    assert config.stages == (GUIDANCE, 8, 4, 2, 1)
+    assert isinstance(load_model(model_folder).config, RunConfig)
