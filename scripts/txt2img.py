@@ -5,7 +5,8 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -13,7 +14,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--prompt", default="a red apple", help='what to draw, e.g. "rocket, flat twemoji"')
     p.add_argument("--negative", default="", help="what to move away from")
-    p.add_argument("--model", type=Path, default=Path(__file__).resolve().parent.parent / "models" / "emoji")
+    p.add_argument("--model", type=Path, default=ROOT / "models" / "emoji")
+    p.add_argument("--turbo", action="store_true", help="the shipped model distilled to one step, models/emoji-turbo")
     p.add_argument("--out", type=Path, default=Path("out"), help="folder of the PNGs")
     p.add_argument("--count", type=int, default=1, help="pictures; picture i has seed + i")
     p.add_argument("--seed", type=int, default=0, help="0 or more")
@@ -39,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse, draw, say where the pictures are."""
     arguments = parser().parse_args()
+    if arguments.turbo:
+        arguments.model = ROOT / "models" / "emoji-turbo"
     from ldm.inference.command import draw
 
     for path in draw(arguments):

@@ -111,7 +111,7 @@ def student_config(config: RunConfig, distill: DistillConfig) -> RunConfig:
         config,
         net=replace(config.net, distilled=distill.scales),
         sample=replace(
-            config.sample, sampler="ddim", options={}, steps=4 * distill.last, spacing="trailing", scale=distill.scale
+            config.sample, sampler="ddim", options={}, steps=distill.last, spacing="trailing", scale=distill.scale
         ),
         data=distill.data,
         optim=distill.optim,
