@@ -83,7 +83,7 @@ def sample(
     if order not in (1, 2, 3):
         raise ValueError(f"order: {order!r} is not possible; use 1, 2 or 3")
     known: list[Estimate] = []
-    clean = grid.logsnr[-1].item() == math.inf
+    clean = grid.logsnr.tolist()[-1] == math.inf
     taken: tuple[Latent, list[Estimate]] | None = None  # the step before: where it started, and from what
     for index, logsnr_t, logsnr_s in steps_of(grid):
         x_t, x0_hat = x, denoise(x, per_image(logsnr_t, x)).x0
