@@ -67,7 +67,7 @@ def stage_1() -> AutoencoderTraining:
     return module
 
 
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS - {"adaptive"}))  # its step lengths are read from the device
+@pytest.mark.parametrize("sampler", sorted(set(SAMPLERS) - {"adaptive"}))  # it reads its errors
 def test_text_sampling_and_decoding(sampler, model, monkeypatch):
     request = Request(prompts=("a red circle", "two"), seeds=(0, 1), sampler=sampler, negative="blue")
     spec = pipeline.resolve(model, request)
