@@ -38,19 +38,20 @@ from ldm.config import SampleSpec
 from ldm.core.bundle import write_atomically
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Image, Latent
-from ldm.denoiser import Denoised, Denoiser
+from ldm.denoiser import Denoised
 from ldm.evaluation.features import extract, load_feature_net
 from ldm.evaluation.frechet import frechet_distance
 from ldm.evaluation.gallery import Labelled, labelled_features
 from ldm.evaluation.matched import rms
-from ldm.evaluation.quality import Drawing, drawing
+from ldm.evaluation.drawing import Drawing, drawing
 from ldm.evaluation.report import judge, one_per_concept
+from ldm.guidance.spec import GuidanceSpec
 from ldm.process.grid import spaced
 from ldm.samplers import dpm_solver
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS, CHUNK, CHECKED = "ours", 16, 4
-Run = Callable[[Denoiser, Latent], Latent]
+Run = Callable[[Drawing], Latent]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ class Bench:
 
     @torch.inference_mode()
     def _run(self, part: Drawing, run: Run) -> Latent:
-        return run(part.denoise, part.x).float().cpu().contiguous()
+        return run(part).float().cpu().contiguous()
 
 
 def ours(model: Model, steps: int, scale: float) -> tuple[str, Run]:
@@ -97,25 +98,36 @@ def ours(model: Model, steps: int, scale: float) -> tuple[str, Run]:
     spec = automatic(SampleSpec(sampler="dpm_solver", steps=steps, scale=scale), model)
     tables = build_tables(spec, model)
     grid, sample = build_grid(spec, model.schedule, tables), build_sampler(spec, tables)
-    return f"{spec.sampler} {spec.spacing}", lambda denoise, x: sample(denoise, x, grid, NoiseStream([0] * len(x)))
+
+    def run(drawn: Drawing) -> Latent:
+        denoise = spec.guidance.limited(drawn.denoise, drawn.plain)
+        return sample(denoise, drawn.x, grid, NoiseStream([0] * len(drawn.x)))
+
+    guided = sum(inside(level, spec.guidance) for level in grid.logsnr.tolist()[:-1])
+    return f"{spec.sampler} {spec.spacing}" + (f", {guided} guided" if scale != 1 else ""), run
+
+
+def inside(level: float, guidance: GuidanceSpec) -> bool:
+    """Whether a level is one of those that are guided."""
+    return (guidance.lo is None or guidance.lo <= level) and (guidance.hi is None or level <= guidance.hi)
 
 
 def theirs(model: Model, kind: str, options: dict[str, Any], steps: int, per_step: int) -> Run:
     """A scheduler of diffusers with at most `steps` evaluations."""
 
-    def run(denoise: Denoiser, x: Latent) -> Latent:
+    def run(drawn: Drawing) -> Latent:
         calls = 0
 
         def counting(x_t: Latent, logsnr: torch.Tensor) -> Denoised:
             nonlocal calls
             calls += 1
-            return denoise(x_t, logsnr)
+            return drawn.denoise(x_t, logsnr)
 
         own = steps if per_step == 1 else (steps + 1) // per_step
         for fewer in range(2):
             calls = 0
             scheduler = rivals.configured(kind, model.schedule, **options)
-            found = rivals.draw(scheduler, counting, x, max(1, own - fewer))
+            found = rivals.draw(scheduler, counting, drawn.x, max(1, own - fewer))
             if calls <= steps:
                 return found
         raise ValueError(f"{kind}: {calls} evaluations for {steps}")
@@ -216,7 +228,7 @@ def compared(options: argparse.Namespace) -> list[Result]:
 def reference(model: Model, steps: int) -> Run:
     """A third-order solver through many levels."""
     grid = spaced(model.schedule, steps, "trailing")
-    return lambda denoise, x: dpm_solver.sample(denoise, x, grid, order=3)
+    return lambda drawn: dpm_solver.sample(drawn.denoise, drawn.x, grid, order=3)
 
 
 def check_reference(model: Model, captions: Sequence[str], options: argparse.Namespace, scale: float) -> None:

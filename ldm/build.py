@@ -17,6 +17,7 @@ from ldm.core.int8 import pack, unpack
 from ldm.denoiser import Denoiser, NetDenoiser, bind
 from ldm.guidance.combine import Combine
 from ldm.guidance.free import classifier_free
+from ldm.guidance.spec import GuidanceSpec
 from ldm.nets.cond import Cond
 from ldm.nets.guess import LatentGuess, with_phrases
 from ldm.nets.text import ClipSpec, TextEncoder, build_text
@@ -26,10 +27,10 @@ from ldm.process.schedule import Schedule
 from ldm.samplers import bind_options
 from ldm.samplers.learned import as_sampler
 from ldm.samplers.loop import Sampler
-from ldm.samplers.tuned import TUNED, Tuned, load_tuned
+from ldm.samplers.tuned import TUNED, Choice, Tuned, load_tuned
 
 LDM, AUTOENCODER = "ldm.safetensors", "autoencoder.safetensors"
-FITTED_WITHIN = 1.0  # guidance scale from which a fitted sampler is still trusted
+FITTED_WITHIN = 1.0  # of a guidance scale that was measured, what was found for it is still trusted
 OTHERS = ("text.", "guess.")  # begin the names of tensors that are not the U-Net's
 
 
@@ -172,7 +173,18 @@ def automatic(spec: SampleSpec, model: Model) -> SampleSpec:
     choice = load_tuned(model.folder, model.sha256).choice(spec.steps, spec.scale)
     if choice is None:
         return spec
-    if choice.steps == spec.steps and choice.logsnr and abs(choice.scale - spec.scale) <= FITTED_WITHIN:
+    return chosen_by(choice, spec)
+
+
+def chosen_by(choice: Choice, spec: SampleSpec) -> SampleSpec:
+    """`spec` with the sampler and the path of a measured choice, and, where its guidance is plain, the levels to guide.
+
+    A fitted sampler and levels of guidance are trusted for guidance scales near to the one that was measured.
+    """
+    near = abs(choice.scale - spec.scale) <= FITTED_WITHIN
+    if near and spec.guidance == GuidanceSpec():
+        spec = replace(spec, guidance=GuidanceSpec(lo=choice.lo, hi=choice.hi))
+    if near and choice.steps == spec.steps and choice.logsnr:
         return replace(spec, sampler=MATCHED, options={}, spacing=MATCHED)
     return replace(spec, sampler=choice.sampler, options={}, spacing=choice.spacing)
 

@@ -1,17 +1,14 @@
 """Which sampler ends nearest to the exact latents in how many steps: the table behind the automatic choice."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import torch
-
-from ldm.build import Model, build_grid, build_sampler
+from ldm.build import Model
 from ldm.config import SampleSpec
-from ldm.core.rng import NoiseStream, fold
-from ldm.core.shapes import Latent
-from ldm.denoiser import Denoiser
-from ldm.evaluation.matched import Trajectories, best_paths, fit, follow, rms
-from ldm.process.grid import Spacing, TimeGrid, TunedSpacing, chosen
+from ldm.evaluation.drawing import Drawing, distance_of, drawing
+from ldm.evaluation.guided_levels import with_interval
+from ldm.evaluation.matched import Trajectories, best_paths, fit, follow
+from ldm.process.grid import Spacing, TunedSpacing, chosen
 from ldm.samplers.tuned import Choice, Tuned
 
 STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20)  # for which a sampler is chosen and fitted
@@ -21,35 +18,10 @@ POWERS = (0.0, 1.0, 2.0)  # how much misses at clean levels count more, in the s
 DIGITS = 7
 
 
-@dataclass(frozen=True, eq=False)
-class Drawing:
-    """Captions with their starting noise, and the guided network that draws them.
-
-    Attributes:
-        denoise: (x_t, logsnr) -> Denoised, for these captions.
-        x: standard normal latents (b, *d).
-    """
-
-    denoise: Denoiser
-    x: Latent
-
-
-def drawing(model: Model, captions: Sequence[str], scale: float, seed: int, name: str = "trajectory") -> Drawing:
-    """`captions` ready to be drawn with a guidance scale, without limits to it; picture i has its own noise."""
-    side = model.config.sample.size
-    shape = model.codec.latent_shape(side, side)
-    device = next(model.denoise.parameters()).device
-    with torch.no_grad():
-        cond, null = (model.condition(list(texts), shape[-2:]) for texts in (captions, [""] * len(captions)))
-    noise = NoiseStream([fold(seed, name, i) for i in range(len(captions))])
-    x = noise.normal((len(captions), *shape), like=torch.empty(0, device=device))
-    return Drawing(model.guided(cond, null, scale, 1), x)
-
-
 def choices(
     model: Model, captions: Sequence[str], tuned: Tuned, scales: Sequence[float], seed: int
 ) -> Iterator[Choice]:
-    """The best of the solvers, and a fitted sampler where it is better, for every number of steps and every scale.
+    """The best of the solvers, a fitted sampler where it is better, and where to guide, for all steps and scales.
 
     Args:
         model: from `load_model`; not a distilled one, whose steps have fixed levels.
@@ -70,7 +42,8 @@ def choices(
         fitted = [best_paths(exact, max(STEPS), power) for power in POWERS]
         for steps in STEPS:
             solver = _best_solver(model, drawn, exact, tuned, steps, scale)
-            yield _with_fit(solver, drawn, exact, {paths[steps - 1] for paths in fitted})
+            choice = _with_fit(solver, drawn, exact, {paths[steps - 1] for paths in fitted})
+            yield with_interval(choice, model, drawn, exact.at[-1], tuned)
 
 
 def _best_solver(model: Model, drawn: Drawing, exact: Trajectories, tuned: Tuned, steps: int, scale: float) -> Choice:
@@ -97,11 +70,3 @@ def _with_fit(solver: Choice, drawn: Drawing, exact: Trajectories, paths: set[tu
         keep=tuple(rounded[0]),
         recent=tuple(tuple(row) for row in rounded[1:]),
     )
-
-
-@torch.no_grad()
-def distance_of(spec: SampleSpec, model: Model, drawn: Drawing, end: Latent, tuned: Tuned | None) -> float:
-    """How far from `end` a sampler draws, root mean square over all numbers."""
-    grid: TimeGrid = build_grid(spec, model.schedule, tuned)
-    noise = NoiseStream(list(range(len(drawn.x))))
-    return rms(build_sampler(spec, tuned)(drawn.denoise, drawn.x, grid, noise) - end)

@@ -32,6 +32,8 @@ class Choice:
         logsnr: levels of the fitted sampler, noise first.
         keep: its weights of the latent.
         recent: its weights of estimates (`ldm.samplers.learned.remembered`).
+        lo: noisiest level at which guidance matters, nats; None: all noisy ones matter.
+        hi: cleanest level at which it does; None: all clean ones.
     """
 
     steps: int
@@ -43,6 +45,8 @@ class Choice:
     logsnr: tuple[float, ...] = ()
     keep: tuple[float, ...] = ()
     recent: tuple[tuple[float, ...], ...] = ()
+    lo: float | None = None
+    hi: float | None = None
 
     def __post_init__(self) -> None:
         if self.logsnr:
