@@ -39,11 +39,11 @@ from ldm.core.bundle import write_atomically
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Image, Latent
 from ldm.denoiser import Denoised
+from ldm.evaluation.drawing import Drawing, drawing
 from ldm.evaluation.features import extract, load_feature_net
 from ldm.evaluation.frechet import frechet_distance
 from ldm.evaluation.gallery import Labelled, labelled_features
 from ldm.evaluation.matched import rms
-from ldm.evaluation.drawing import Drawing, drawing
 from ldm.evaluation.report import judge, one_per_concept
 from ldm.guidance.spec import GuidanceSpec
 from ldm.process.grid import spaced

@@ -6,6 +6,7 @@ It lies beside the model as `tuned.json` and names the model by its content hash
 import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from ldm.core.bundle import write_atomically
@@ -167,13 +168,20 @@ def load_tuned(folder: Path, model: str) -> Tuned:
     again = f"run scripts/tune_sampler.py --model {folder}"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; {again}")
+    stamp = path.stat()
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
-            raise ConfigError("it has another format")
-        tuned = from_dict(Tuned, found, "tuned")
+        tuned = _read(path, stamp.st_mtime_ns, stamp.st_size)
     except (UnicodeDecodeError, json.JSONDecodeError, ConfigError) as error:
         raise ValueError(f"{path}: not tables of this version ({error}); {again}") from error
     if tuned.model != model:
         raise ValueError(f"{path}: measured on model {tuned.model[:12]}, but this is {model[:12]}; {again}")
     return tuned
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, changed: int, size: int) -> Tuned:
+    """The tables in a file; every drawing asks for them, but they are read again only after they changed."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        raise ConfigError("it has another format")
+    return from_dict(Tuned, found, "tuned")
