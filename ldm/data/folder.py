@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ldm.core.decoding import read_picture
 from ldm.data.captions import View, compose, draw_view, plain_view
 from ldm.data.position import Draw
 from ldm.data.records import CaptionSource, metadata_file, pictures_below, read_records
@@ -116,22 +117,9 @@ def read_pixels(path: Path, size: int) -> UInt8[np.ndarray, "h w c"]:
     cropped in the middle. A picture of that size already is left as it is.
 
     Raises:
-        ValueError: the file is no picture, or it is damaged.
+        ValueError: the file is no picture, it is damaged, or it has several frames.
     """
-    try:
-        with Image.open(path) as opened:
-            picture = _to_eight_bits(ImageOps.exif_transpose(opened))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: the picture cannot be read: {error}") from error
+    picture = read_picture(path)
     if picture.size != (size, size):
         picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     return np.array(picture)
-
-
-def _to_eight_bits(picture: Image.Image) -> Image.Image:
-    """Any Pillow mode as RGB or RGBA; 16-bit grey is scaled, where Pillow alone would clip it to white."""
-    if picture.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
-    if picture.mode.startswith("I"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")

@@ -9,7 +9,7 @@ import stages
 from PIL import Image
 
 from ldm.build import load_model
-from ldm.inference.command import sampler_options
+from ldm.inference.options import sampler_options
 from ldm.samplers.tuned import load_tuned
 
 DRAW = ("--prompt", "a red circle", "--steps", "4", "--spacing", "tuned", "--sampler", "ancestral")

@@ -1,0 +1,41 @@
+"""Picture files as people have them: any format and mode, upright, as 8-bit RGB or RGBA; else one line."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+# Files of several pictures of which the first is the photograph: phones store previews and depth beside it.
+FIRST_IS_THE_PICTURE = ("MPO",)
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """Decode a picture in any format that Pillow reads: upright, mode RGB, or RGBA if anything can be seen through.
+
+    Sixteen-bit grey is scaled (Pillow alone clips it to white), palettes, grey and CMYK are converted, and the turn
+    that a camera noted in EXIF is made.
+
+    Raises:
+        ValueError: no such file, no picture, a damaged one, floating-point pixels, or several frames (which of them is
+            meant cannot be known).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes that are still read, and of damage, which is refused in words
+            with Image.open(path) as opened:
+                frames = getattr(opened, "n_frames", 1)
+                if frames > 1 and opened.format not in FIRST_IS_THE_PICTURE:
+                    raise ValueError(f"it has {frames} frames; save the one you mean as a PNG")
+                return _to_eight_bits(ImageOps.exif_transpose(opened))
+    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: the picture cannot be read: {error or type(error).__name__}") from error
+
+
+def _to_eight_bits(picture: Image.Image) -> Image.Image:
+    """Any Pillow mode as RGB or RGBA; 16-bit grey is scaled, where Pillow alone would clip it to white."""
+    if picture.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")

@@ -1,0 +1,133 @@
+"""The options of `scripts/txt2img.py` as a value: which model, what to draw."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+
+from ldm.build import Model
+from ldm.core.config_io import from_dict, to_dict
+from ldm.core.precision import AUTO, narrow
+from ldm.guidance.spec import GuidanceSpec
+from ldm.inference.classified import ClassGuidance, load_guidance
+from ldm.inference.pipeline import Request
+from ldm.inference.weaker import WeakModel, load_weak
+from ldm.process.grid import Spacing, TunedSpacing
+
+LARGEST_SEED = 2**63 - 1
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before a model is loaded, and make the output folder.
+
+    Raises:
+        ValueError: an option is not possible; the message names it and says what is.
+        OSError: the output folder cannot be written.
+    """
+    if options.count < 1:
+        raise ValueError(f"--count: {options.count}; at least 1 picture is drawn")
+    if not 0 <= options.seed <= LARGEST_SEED - options.count:
+        raise ValueError(f"--seed: {options.seed} is outside 0 to 2^63 - 1")
+    spacings = (*get_args(Spacing), *get_args(TunedSpacing))
+    if options.spacing is not None and options.spacing not in spacings:
+        raise ValueError(f"--spacing: '{options.spacing}' is unknown; use {', '.join(spacings)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    if not os.access(options.out, os.W_OK):
+        raise PermissionError(f"--out: no permission to write into {options.out}")
+
+
+def request_of(options: argparse.Namespace, model: Model) -> Request:
+    """What the options ask `model` to draw.
+
+    Raises:
+        ValueError: an option is not possible with this model.
+    """
+    return Request(
+        prompts=(options.prompt,) * options.count,
+        seeds=tuple(range(options.seed, options.seed + options.count)),
+        negative=options.negative,
+        steps=options.steps,
+        scale=options.scale,
+        sampler=options.sampler,
+        options=sampler_options(options.option) if options.option else None,
+        spacing=options.spacing,
+        guidance=guidance_spec(options.guidance, model) if options.guidance else None,
+        height=options.height,
+        width=options.width,
+        towards=class_guidance(options, model),
+        away=weak_model(options, model),
+        batch=options.batch,
+    )
+
+
+def dtype_of(options: argparse.Namespace, device: torch.device) -> torch.dtype:
+    """The precision of the networks that the options ask for on this device."""
+    return narrow(device) if options.dtype == AUTO else getattr(torch, options.dtype)
+
+
+def class_guidance(options: argparse.Namespace, model: Model) -> ClassGuidance | None:
+    """What --classifier, --label and --classifier-scale ask for.
+
+    Raises:
+        ValueError: one of them without the others, or the classifier cannot be used with this model.
+    """
+    if (options.classifier is None) != (options.label is None):
+        raise ValueError("--classifier, --label: give both, the classifier's file and one of its classes")
+    if options.classifier is None:
+        if options.classifier_scale is not None:
+            raise ValueError("--classifier-scale: there is no classifier to scale; give --classifier and --label")
+        return None
+    scale = 1.0 if options.classifier_scale is None else options.classifier_scale
+    return load_guidance(options.classifier, model, options.label, scale)
+
+
+def weak_model(options: argparse.Namespace, model: Model) -> WeakModel | None:
+    """What --weak and --weak-scale ask for.
+
+    Raises:
+        ValueError: a scale without a model, or one that cannot be used with this model.
+    """
+    if options.weak is None:
+        if options.weak_scale is not None:
+            raise ValueError("--weak-scale: there is no weak model to move away from; give --weak")
+        return None
+    return load_weak(options.weak, model, 2.0 if options.weak_scale is None else options.weak_scale)
+
+
+def guidance_spec(given: Sequence[str], model: Model) -> GuidanceSpec:
+    """KEY=VALUE words as changes of the model's own guidance.
+
+    Raises:
+        ValueError: a word without "=", an unknown key, or a value that is not possible.
+    """
+    known = to_dict(model.config.sample.guidance)
+    return from_dict(GuidanceSpec, known | key_values(given, "--guidance", "lo=-4"), "--guidance")
+
+
+def sampler_options(given: Sequence[str]) -> dict[str, float | str]:
+    """KEY=VALUE words as options of a sampler.
+
+    Raises:
+        ValueError: a word without "=".
+    """
+    return key_values(given, "--option", "eta=1")
+
+
+def key_values(given: Sequence[str], option: str, example: str) -> dict[str, float | str]:
+    """KEY=VALUE words; a value that reads as a number is one.
+
+    Raises:
+        ValueError: a word without "=".
+    """
+    found: dict[str, float | str] = {}
+    for word in given:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{option}: '{word}' is not KEY=VALUE, e.g. {example}")
+        try:
+            found[key] = float(value)
+        except ValueError:
+            found[key] = value
+    return found
