@@ -127,19 +127,20 @@ class Evaluations:
 
 
 @contextmanager
-def counted(denoise: nn.Module) -> Iterator[Evaluations]:
-    """Count the evaluations of a `NetDenoiser` within the block."""
+def counted(*denoisers: nn.Module) -> Iterator[Evaluations]:
+    """Count the evaluations of one or more `NetDenoiser`s, together, within the block."""
     count = Evaluations()
 
     def add(module: nn.Module, arguments: object, result: Denoised) -> None:
         count.calls += 1
         count.rows += len(result.x0)
 
-    handle = denoise.register_forward_hook(add)
+    handles = [denoise.register_forward_hook(add) for denoise in denoisers]
     try:
         yield count
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def bind(denoise: CondDenoiser, cond: Cond) -> Denoiser:

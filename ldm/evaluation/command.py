@@ -3,11 +3,12 @@
 import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ldm.build import Model, build_codec, load_model
+from ldm.build import Model, automatic, build_codec, load_model
 from ldm.config import CodecSpec
 from ldm.core.images import grid, save_png
 from ldm.core.shapes import Image
@@ -97,8 +98,9 @@ def _heading(options: argparse.Namespace, model: Model, plan: Plan) -> str:
     text = f"{options.model} ({model.sha256[:12]}): {plan.size}x{plan.size} pixels, seed {plan.seed}"
     if options.what in ("autoencoder", "captions"):
         return text
-    sample = model.config.sample
-    return f"{text}, {plan.samples} samples, {options.steps} steps of {sample.sampler}, scale {_scale(options, model)}"
+    asked = replace(model.config.sample, steps=options.steps, scale=_scale(options, model))
+    spec = automatic(asked, model)
+    return f"{text}, {plan.samples} samples, {spec.steps} steps of {spec.sampler}, scale {spec.scale:g}"
 
 
 def _scale(options: argparse.Namespace, model: Model) -> float:

@@ -28,7 +28,8 @@ def draw(options: argparse.Namespace) -> list[Path]:
     model = load_model(options.model).to(device)
     warn_of_cut(model, options.prompt)
     request, dtype = request_of(options, model), dtype_of(options, device)
-    with counted(model.denoise) as evaluations:
+    weak = [] if request.away is None else [request.away.model.denoise]
+    with counted(model.denoise, *weak) as evaluations:
         images = txt2img(model, request, dtype=dtype, on_step=show_progress)
     each = evaluations.rows / len(images)
     paths = []

@@ -29,9 +29,9 @@ def sample(
 
     Each attempt takes one DDIM step and, with a second evaluation in its middle, one of DPM-Solver++(2S); their
     difference, in units of atol + rtol |x| as a root mean square over an image, is the error. Steps with an error up to
-    1 are taken by the better of the two. Images do not wait for each other's accuracy and lengths change by whole powers
-    of the root of two, so that a seed gives the same picture in any batch. A clean end is reached from the last finite level by the denoiser, a start at pure noise is
-    left by the grid's own first step.
+    1 are taken by the better of the two. Images do not wait for each other's accuracy, and lengths change by whole
+    powers of the root of two, so that a seed gives the same picture in any batch. A clean end is reached from the last
+    finite level by the denoiser, a start at pure noise is left by the grid's own first step.
 
     Source: Lu et al. 2022 (arXiv:2206.00927) section 3.4 and appendix C (DPM-Solver-12), for data prediction.
 

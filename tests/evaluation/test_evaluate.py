@@ -96,7 +96,7 @@ def test_all_figures_of_a_model(evaluate, data, model, tmp_path):
     options = ["--model", model, "--data", data, "--samples", 3, "--seed", 7, "--steps", 2, "--grid", sheet]
     code, out, err = evaluate(*options)
     assert code == 0, err
-    assert "seed 7, 3 samples, 2 steps of dpm_solver, scale 2.0" in out.splitlines()[0]
+    assert "seed 7, 3 samples, 2 steps of dpm_solver, scale 2" in out.splitlines()[0]
     found = figures(out)
     assert {name for picture, name in found if picture == "held-out concepts"} == {
         "PSNR (dB)",

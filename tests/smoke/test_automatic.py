@@ -26,10 +26,18 @@ def fitted(schedule) -> Choice:
     """Four DDIM-like steps: keep nothing of the latent but what the last estimate says."""
     levels = spaced(schedule, 4, "trailing").logsnr.tolist()[:-1]
     return Choice(
-        steps=4, scale=2.0, sampler="unipc", spacing="uniform_logsnr", distance=0.2, matched=0.1,
-        logsnr=tuple(levels), keep=(0.9, 0.8, 0.7, 0.0), recent=((0.3,), (0.1, 0.3), (0.0, 0.1, 0.5), (0.0, 0.0, 0.0, 1.0)),
-        lo=levels[1] - 0.1, hi=levels[2] + 0.1,
-    )  # fmt: skip
+        steps=4,
+        scale=2.0,
+        sampler="unipc",
+        spacing="uniform_logsnr",
+        distance=0.2,
+        matched=0.1,
+        logsnr=tuple(levels),
+        keep=(0.9, 0.8, 0.7, 0.0),
+        recent=((0.3,), (0.1, 0.3), (0.0, 0.1, 0.5), (0.0, 0.0, 0.0, 1.0)),
+        lo=levels[1] - 0.1,
+        hi=levels[2] + 0.1,
+    )
 
 
 @pytest.fixture

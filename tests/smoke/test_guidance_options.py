@@ -64,7 +64,7 @@ def test_the_picture_remembers_its_guidance(txt2img, model_folder):
     assert code == 0, lines
     found = recipe(files[0])
     assert found["guidance"] == {**found["guidance"], "rule": "apg", "norm": 5.0}
-    assert found["weak_scale"] == 1.5 and found["evaluations"] == 4
+    assert found["weak_scale"] == 1.5 and found["evaluations"] == 6  # two steps: with, without, weak
 
 
 @pytest.mark.parametrize(
