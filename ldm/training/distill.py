@@ -25,16 +25,15 @@ from ldm.core.rng import NoiseStream, fold
 from ldm.core.trainer import use_rate
 from ldm.data.latents import Batch
 from ldm.denoiser import bind
-from ldm.guidance.combine import extrapolated
 from ldm.inference.pipeline import Request, txt2img
-from ldm.nets.cond import Cond, concatenate
+from ldm.nets.cond import Cond
 from ldm.process.conditionals import q_sample
-from ldm.process.grid import spaced
 from ldm.process.weights import SimpleV
-from ldm.samplers.distilled import two_step_target
+from ldm.training.lessons import Guidance, Halving, Lesson, Shortcuts
 from ldm.training.module import conditions
 
-GUIDANCE = 0  # "number of steps" of the first stage, in which only guidance is learned
+# "Numbers of steps" of the first stage, in which only guidance is learned, and of the last, in which all are.
+GUIDANCE, TOGETHER = 0, -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +47,9 @@ class DistillConfig:
         scales: range of guidance scales that the student learns.
         scale: the one that it draws with by default.
         rehearsed: share of a batch that goes over what was learned in former stages, in [0, 1).
+        together: whether a last stage goes over all numbers of steps at once, the most from the teacher, the others
+            from the student itself: what a stage learned fades in those after it.
+        init: distilled model folder to go on from; only that last stage is then run. "": none.
         shared: whether the student's folder uses the autoencoder in the teacher's folder instead of a copy, and holds
             8 bits a weight.
         data: pictures and captions; the student learns from posterior means.
@@ -64,6 +66,8 @@ class DistillConfig:
     scales: tuple[float, float] = (1.0, 4.0)
     scale: float = 2.0
     rehearsed: float = 0.25
+    together: bool = False
+    init: str = ""
     shared: bool = False
     data: DataSpec = field(default_factory=DataSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)
@@ -83,14 +87,23 @@ class DistillConfig:
         ratio = self.first // self.last if self.last >= 1 else 0
         if ratio < 1 or self.first != self.last * ratio or ratio & (ratio - 1):
             raise ValueError(f"first, last: {self.first} halved again and again does not give {self.last}")
+        if self.init and not self.together:
+            raise ValueError("init: a distilled model only goes through the last stage; set together to true")
 
     @property
-    def stages(self) -> tuple[int, ...]:
-        """Steps of the student of each stage, `GUIDANCE` before the others."""
+    def halvings(self) -> tuple[int, ...]:
+        """All numbers of steps that the student learns, the most first."""
         counts = [self.first]
         while counts[-1] > self.last:
             counts.append(counts[-1] // 2)
-        return (GUIDANCE, *counts)
+        return tuple(counts)
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Steps of the student of each stage, `GUIDANCE` before the others and `TOGETHER` after them."""
+        if self.init:
+            return (TOGETHER,)
+        return (GUIDANCE, *self.halvings, *([TOGETHER] if self.together else []))
 
 
 def student_config(config: RunConfig, distill: DistillConfig) -> RunConfig:
@@ -125,8 +138,8 @@ class Distillation(lightning.LightningModule):
 
     Args:
         student: built from `student_config`; its network is trained.
-        teacher: in the stage of guidance the undistilled model, in others the student as it left the former stage.
-        stage: steps that the student learns to draw in, or `GUIDANCE`.
+        teacher: the student as it left the former stage; for `GUIDANCE` and `TOGETHER` the undistilled model.
+        stage: steps that the student learns to draw in, `GUIDANCE` or `TOGETHER`.
         config: the distillation.
         prompts: drawn at every validation with fixed seeds.
     """
@@ -141,11 +154,10 @@ class Distillation(lightning.LightningModule):
         self.teacher, self.teacher_net = teacher, teacher.denoise.net.requires_grad_(False).eval()
         self.guess = student.guess
         self.ema = Ema(student.learned(), config.optim.ema)
-        self.path = None if stage == GUIDANCE else spaced(student.schedule, 2 * stage, "trailing")
-        self.former = tuple(n for n in config.stages if n > stage > GUIDANCE)
         with torch.inference_mode():
             null = student.condition([""])
         self._null = null.map(lambda tensor: tensor.clone())
+        self.lesson = self._lesson()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Squared error of the student's v against what its teacher says."""
@@ -160,12 +172,11 @@ class Distillation(lightning.LightningModule):
         self.log("val/loss", loss.mean(), batch_size=len(loss), prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Draw the prompts in as many steps as this stage learns, with the averaged weights."""
+        """Draw the prompts in the (fewest) steps that this stage learns, with the averaged weights."""
         if not self.prompts or not isinstance(self.logger, TensorBoardLogger):
             return
-        request = Request(
-            prompts=self.prompts, seeds=tuple(range(len(self.prompts))), steps=self.stage or 2 * self.config.first
-        )
+        steps = {GUIDANCE: 2 * self.config.first, TOGETHER: self.config.last}.get(self.stage, self.stage)
+        request = Request(prompts=self.prompts, seeds=tuple(range(len(self.prompts))), steps=steps)
         with self.ema.applied():
             images = txt2img(self.student, request)
         self.logger.experiment.add_image("samples", tiled(images, 4) / 2 + 0.5, self.global_step)
@@ -198,56 +209,21 @@ class Distillation(lightning.LightningModule):
         u, pick, scale_at = (noise.uniform((1, b))[0].to(x0.device) for _ in range(3))
         lowest, highest = self.config.scales
         cond = replace(self._read(batch), scale=lowest + (highest - lowest) * scale_at)
-        if self.stage == GUIDANCE:
-            logsnr, target, stride = self._guided(x0, eps, u, cond)
-        else:
-            logsnr, target, stride = self._halved(x0, eps, u, pick, cond)
+        logsnr, target, stride = self.lesson(x0, eps, u, pick, cond)
         x_t = q_sample(x0, eps, logsnr)
         found = bind(self.student.denoise, replace(cond, stride=stride))(x_t, logsnr).x0
         weight = SimpleV()(logsnr, torch.zeros_like(logsnr))
         return weight * ((found - target) ** 2).flatten(1).mean(1)
 
-    @torch.no_grad()
-    def _guided(self, x0: Tensor, eps: Tensor, u: Tensor, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
-        """Levels anywhere, and what the undistilled teacher says there with guidance."""
-        assert cond.scale is not None
-        logsnr = self.student.schedule(u)
-        x_t = q_sample(x0, eps, logsnr)
-        plain, null = replace(cond, scale=None), self._null.map(lambda row: row.expand(len(u), *row.shape[1:]))
-        both = self.teacher.denoise(torch.cat([x_t, x_t]), logsnr.repeat(2), concatenate([plain, null])).x0
-        strong, weak = both.chunk(2)
-        return logsnr, extrapolated(cond.scale)(strong, weak), torch.zeros_like(u)
-
-    @torch.no_grad()
-    def _halved(self, x0: Tensor, eps: Tensor, u: Tensor, pick: Tensor, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
-        """Levels of the student's grid, and the estimate that lands where two steps of the teacher do.
-
-        The first rows are new. The last ones, a share of `rehearsed`, go over the former strides, where the teacher's
-        own estimate is the target.
-        """
-        new = len(u) - int(self.config.rehearsed * len(u)) if self.former else len(u)
-        steps = torch.full_like(u, self.stage)
-        t, middle, s = self._levels((u[:new] * self.stage).long())
-        half = 1 / (2 * self.stage) if self.former else 0.0  # the first teacher knows no stride
-        rows = cond.map(lambda value: value[:new])
-        teach = bind(self.teacher.denoise, replace(rows, stride=torch.full_like(u[:new], half)))
-        x_t = q_sample(x0[:new], eps[:new], t)
-        target = two_step_target(teach, x_t, t, middle, s)
-        if new == len(u):
-            return t, target, 1 / steps
-        which = (pick[new:] * len(self.former)).long()
-        steps[new:] = torch.tensor(self.former, dtype=u.dtype, device=u.device)[which]
-        total, index = self.student.schedule.steps, (u[new:] * steps[new:]).floor() + 1
-        level = self.student.schedule((total * index / steps[new:] + 0.5).floor() / total)  # a timestep, as `spaced`
-        rows = replace(cond.map(lambda value: value[new:]), stride=1 / steps[new:])
-        known = bind(self.teacher.denoise, rows)(q_sample(x0[new:], eps[new:], level), level).x0
-        return torch.cat([t, level]), torch.cat([target, known]), 1 / steps
-
-    def _levels(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Level to leave, middle and level to reach of the student's steps with these numbers (b,), noise first."""
-        assert self.path is not None
-        first, levels = 2 * index, self.path.logsnr.to(dtype=torch.float32, device=index.device)
-        return levels[first], levels[first + 1], levels[first + 2]
+    def _lesson(self) -> Lesson:
+        schedule, counts = self.student.schedule, self.config.halvings
+        guidance = Guidance(self.teacher.denoise, self._null, schedule)
+        if self.stage == GUIDANCE:
+            return guidance
+        if self.stage == TOGETHER:
+            return Shortcuts(guidance, self.student.denoise, self.ema.applied, schedule, counts)
+        former = [n for n in counts if n > self.stage]
+        return Halving(self.teacher.denoise, schedule, self.stage, former, self.config.rehearsed)
 
     def _read(self, batch: Batch) -> Cond:
         cond = conditions(batch)

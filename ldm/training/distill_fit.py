@@ -12,10 +12,11 @@ from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import dump_yaml, to_dict
 from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.training.datamodule import cached, train_loader, val_loader
-from ldm.training.distill import GUIDANCE, Distillation, DistillConfig, student_config
+from ldm.training.distill import GUIDANCE, TOGETHER, Distillation, DistillConfig, student_config
 from ldm.training.fit import PROMPTS
 
 STUDENT = "student.safetensors"  # what a finished stage leaves
+NAMES = {GUIDANCE: "guidance", TOGETHER: "together"}  # folders of the stages without a number of steps
 
 
 def distill(config: DistillConfig, out: Path) -> Path:
@@ -34,9 +35,9 @@ def distill(config: DistillConfig, out: Path) -> Path:
     student = student_config(teacher.config, config)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
-    weights = {name: tensor.clone() for name, tensor in teacher.denoise.net.state_dict().items()}
+    weights = _start(config, teacher)
     for stage in config.stages:
-        folder = out / ("guidance" if stage == GUIDANCE else f"steps-{stage}")
+        folder = out / NAMES.get(stage, f"steps-{stage}")
         if not (folder / STUDENT).is_file():
             _run(config, student, teacher, stage, weights, folder)
         weights = _student_of(folder / STUDENT, student)
@@ -51,13 +52,20 @@ def distill(config: DistillConfig, out: Path) -> Path:
     return out / "model"
 
 
+def _start(config: DistillConfig, teacher: Model) -> dict[str, Tensor]:
+    """Weights of the U-Net that the first stage begins with."""
+    started = load_model(config.init) if config.init else teacher
+    if config.init and started.config.net != replace(teacher.config.net, distilled=config.scales):
+        raise ValueError(f"init: {config.init} is not distilled from this teacher with scales {list(config.scales)}")
+    return {name: tensor.clone() for name, tensor in started.denoise.net.state_dict().items()}
+
+
 def _run(
     config: DistillConfig, student: RunConfig, teacher: Model, stage: int, weights: dict[str, Tensor], folder: Path
 ) -> None:
     model = _with(teacher, student, weights)
-    module = Distillation(
-        model, teacher if stage == GUIDANCE else _with(teacher, student, weights), stage, config, PROMPTS
-    )
+    former = teacher if stage in (GUIDANCE, TOGETHER) else _with(teacher, student, weights)
+    module = Distillation(model, former, stage, config, PROMPTS)
     trainer = make_trainer(
         folder,
         steps=config.optim.steps,

@@ -20,7 +20,7 @@ from ldm.inference.pipeline import Request, txt2img
 from ldm.process.conditionals import q_sample
 from ldm.process.grid import TimeGrid, spaced
 from ldm.samplers import ddim
-from ldm.training.distill import GUIDANCE, Distillation, DistillConfig, student_config
+from ldm.training.distill import GUIDANCE, TOGETHER, Distillation, DistillConfig, student_config
 from ldm.training.distill_fit import _with
 
 B = 6
@@ -72,7 +72,7 @@ def test_in_the_first_stage_the_target_is_the_guided_teacher(teacher, student, c
     x0, eps, _, _ = noisy(teacher, 0.0)
     scales, u = torch.linspace(1, 4, B), torch.linspace(0.05, 0.95, B)
     cond = replace(teacher.condition(PROMPTS), scale=scales)
-    logsnr, target, stride = stage._guided(x0, eps, u, cond)
+    logsnr, target, stride = stage.lesson(x0, eps, u, u, cond)
     assert torch.equal(logsnr, student.schedule(u)) and not stride.any()
     for i, scale in enumerate(scales.tolist()):
         row, null = teacher.condition([PROMPTS[i]]), teacher.condition([""])
@@ -88,7 +88,7 @@ def test_one_step_to_the_target_lands_where_two_of_the_teacher_do(steps, teacher
     x0, eps, _, _ = noisy(teacher, 0.0)
     scales, u, pick = torch.linspace(1, 4, B), torch.linspace(0.01, 0.99, B), torch.linspace(0.0, 0.99, B)
     cond = replace(teacher.condition(PROMPTS), scale=scales)
-    logsnr, target, stride = stage._halved(x0, eps, u, pick, cond)
+    logsnr, target, stride = stage.lesson(x0, eps, u, pick, cond)
     new = B if steps == 4 else B // 2  # the first students have nothing to go over again
     grid, teachers = spaced(student.schedule, steps, "trailing"), spaced(student.schedule, 2 * steps, "trailing")
     own = 0.0 if steps == 4 else 1 / (2 * steps)
@@ -111,6 +111,31 @@ def test_one_step_to_the_target_lands_where_two_of_the_teacher_do(steps, teacher
         torch.testing.assert_close(target[[i]], said, rtol=1e-4, atol=1e-5)
 
 
+def test_together_the_shortest_steps_come_from_the_teacher_and_the_others_from_the_student_itself(
+    teacher, student, config
+):
+    stage = Distillation(student, teacher, TOGETHER, config)
+    with torch.no_grad():  # the student has moved on; its average has not
+        student.denoise.net.conv_in.weight.add_(0.01)
+    averaged = _with(teacher, student.config, {n.removeprefix("net."): w for n, w in stage.ema.weights().items()})
+    x0, eps, _, _ = noisy(teacher, 0.0)
+    scales, u, pick = torch.linspace(1, 4, B), torch.linspace(0.01, 0.99, B), torch.tensor([0, 0, 0.1, 0.4, 0.6, 0.9])
+    logsnr, target, stride = stage.lesson(x0, eps, u, pick, replace(teacher.condition(PROMPTS), scale=scales))
+    assert stride.tolist() == [1 / 4] * 2 + [1 / 2] * 2 + [1] * 2  # a third each of four, two and one steps
+    for i in range(B):
+        steps = round(1 / stride[i].item())
+        index = int(u[i] * steps)
+        path = spaced(student.schedule, 2 * steps, "trailing").logsnr[2 * index : 2 * index + 3]
+        t, s = path[0].item(), path[2].item()
+        assert logsnr[i].item() == pytest.approx(t, rel=1e-6)
+        x_t, row = q_sample(x0[[i]], eps[[i]], logsnr[[i]]), teacher.condition([PROMPTS[i]])
+        own = bind(averaged.denoise, replace(row, scale=scales[[i]], stride=stride[[i]] / 2))
+        guided = classifier_free(teacher.denoise, row, teacher.condition([""]), scales[i].item())
+        with torch.no_grad():
+            walked = ddim.sample(guided if steps == 4 else own, x_t, TimeGrid(path))
+        torch.testing.assert_close(ddim.step(x_t, target[[i]], t, s), walked, rtol=1e-3, atol=1e-3)
+
+
 def test_the_teacher_stays_and_the_student_learns(teacher, student, config):
     stage = Distillation(student, _with(teacher, student.config, student.denoise.net.state_dict()), 2, config)
     stage.loss(batch(teacher), NoiseStream([0])).mean().backward()
@@ -126,6 +151,7 @@ def test_the_teacher_stays_and_the_student_learns(teacher, student, config):
         (["scales=[3, 2]"], "scales: .* do not rise"),
         (["scale=9"], "scale: 9.0 is outside"),
         (["rehearsed=1"], "rehearsed: 1.0 is not in"),
+        (["init=models/emoji-turbo"], "set together to true"),
     ],
 )
 def test_a_distillation_that_cannot_be_is_refused(changes, message):
