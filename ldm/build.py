@@ -87,6 +87,11 @@ class Model:
             parts["text"] = self.text
         return nn.ModuleDict(parts)
 
+    def unlearned(self) -> dict[str, Tensor]:
+        """Tensors of `stored` that training does not change, to be saved beside those that it does."""
+        learned = {f"{part}." for part in self.learned()}
+        return {n: tensor for n, tensor in self.stored().state_dict().items() if not n.startswith(tuple(learned))}
+
     def condition(self, captions: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
         """The conditions of `captions`, for latents of `size` (height, width); None: of the trained size."""
         cond = self.read(captions)

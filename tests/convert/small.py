@@ -1,6 +1,7 @@
 """Stable Diffusion's shapes at reduced width, with every structural switch as published, and random weights."""
 
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import nn
@@ -11,12 +12,13 @@ from ldm.convert.recipe import recipe, text_spec
 from ldm.nets.clip import ClipEncoder
 from ldm.nets.unet import UNet, UNetSpec
 
+LEVELS = {"mult": (1, 2, 2), "attention_levels": (0, 1)}
 UNETS = {
-    1: UNetSpec(channels=32, heads=8, context_dim=128),
-    2: UNetSpec(channels=64, heads=None, head_channels=64, context_dim=128, linear_projection=True),
+    1: UNetSpec(channels=32, heads=8, context_dim=128, **LEVELS),
+    2: UNetSpec(channels=64, heads=None, head_channels=64, context_dim=128, linear_projection=True, **LEVELS),
 }
 TEXTS = {1: text_spec(1, 128, 2, heads=2, pad="eot"), 2: text_spec(2, 128, 3, heads=2, pad="zero")}
-AUTOENCODER = AutoencoderSpec(channels=32)
+AUTOENCODER = AutoencoderSpec(channels=32, mult=(1, 2, 2))
 MODELS = {  # generation, prediction, channels of condition
     "1": (1, "eps", 0),
     "1-inpainting": (1, "eps", 5),
@@ -34,6 +36,7 @@ def randomised(net: nn.Module, gain: float = 1.0) -> nn.Module:
     return net
 
 
+@cache
 def made(name: str, dtype: torch.dtype = torch.float32) -> Parts:
     """The parts of one of MODELS."""
     torch.manual_seed(len(name))
