@@ -31,6 +31,7 @@ from ldm.samplers.tuned import TUNED, Choice, Tuned, load_tuned
 
 LDM, AUTOENCODER = "ldm.safetensors", "autoencoder.safetensors"
 FITTED_WITHIN = 1.0  # of a guidance scale that was measured, what was found for it is still trusted
+CONVERT = "; `scripts/convert.py IN OUT --to native` makes a model folder of it"
 OTHERS = ("text.", "guess.")  # begin the names of tensors that are not the U-Net's
 
 
@@ -78,8 +79,18 @@ class Model:
         return nn.ModuleDict(parts)
 
     def stored(self) -> nn.ModuleDict:
-        """Everything of stage 2 that a bundle keeps: what is learned, and the guess."""
-        return nn.ModuleDict({**self.learned(), **({} if self.guess is None else {"guess": self.guess})})
+        """Everything of stage 2 that a bundle keeps: what is learned, the guess, a text encoder found nowhere else."""
+        parts = dict(self.learned().items())
+        if self.guess is not None:
+            parts["guess"] = self.guess
+        if isinstance(self.config.text, ClipSpec) and self.config.text.kept and isinstance(self.text, nn.Module):
+            parts["text"] = self.text
+        return nn.ModuleDict(parts)
+
+    def unlearned(self) -> dict[str, Tensor]:
+        """Tensors of `stored` that training does not change, to be saved beside those that it does."""
+        learned = {f"{part}." for part in self.learned()}
+        return {n: tensor for n, tensor in self.stored().state_dict().items() if not n.startswith(tuple(learned))}
 
     def condition(self, captions: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
         """The conditions of `captions`, for latents of `size` (height, width); None: of the trained size."""
@@ -230,7 +241,9 @@ def load_model(path: str | Path) -> Model:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise BundleError(f"{folder}: no such model folder; it holds {LDM} and {AUTOENCODER}")
+        raise BundleError(f"{folder}: no such model folder; it holds {LDM} and {AUTOENCODER}{_where_else(folder)}")
+    if (folder / "model_index.json").is_file():
+        raise BundleError(f"{folder}: a folder of diffusers{CONVERT}")
     bundle = load_bundle(folder / LDM)
     try:
         config = from_dict(RunConfig, bundle.config)
@@ -311,6 +324,10 @@ def _bundle_name(name: str) -> str:
 def _module_name(name: str) -> str:
     """The inverse of `_bundle_name`."""
     return name if name.startswith(OTHERS) else f"net.{name}"
+
+
+def _where_else(path: Path) -> str:
+    return f", and this is a file{CONVERT}" if path.is_file() else ""
 
 
 def text_root(config: RunConfig, folder: Path) -> Path:

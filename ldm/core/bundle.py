@@ -3,14 +3,15 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 FORMAT = "ldm-bundle-1"
@@ -52,7 +53,7 @@ def save_bundle(path: str | Path, config: dict[str, Any], weights: Mapping[str, 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     digest = content_hash(config, tensors)
     header = {"format": FORMAT, "config": json.dumps(config), "meta": json.dumps(meta), "sha256": digest}
-    write_atomically(Path(path), save(tensors, metadata=header))
+    write_tensors(Path(path), tensors, header)
     return digest
 
 
@@ -95,11 +96,31 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: not writable or disk full; the temporary file is removed.
     """
+    with _replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file as `write_atomically` does, without a second copy of it in memory.
+
+    Raises:
+        OSError: not writable or disk full; the temporary file is removed.
+    """
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with _replacing(path) as partial:
+        try:
+            save_file(ready, partial, metadata=dict(metadata))
+        except SafetensorError as error:
+            raise OSError(f"{path}: cannot be written ({error})") from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; what was written there is then safe on the disk under `path`."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield partial
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
     finally:

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ldm.build import Model, load_model
+from ldm.build import Model
+from ldm.convert.opening import open_model
 from ldm.core.device import pick_device
 from ldm.core.images import save_png
 from ldm.denoiser import counted
@@ -25,7 +26,9 @@ def draw(options: argparse.Namespace) -> list[Path]:
     """
     check_options(options)
     device = pick_device(options.device)
-    model = load_model(options.model).to(device)
+    model = open_model(
+        options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
+    ).to(device)
     warn_of_cut(model, options.prompt)
     request, dtype = request_of(options, model), dtype_of(options, device)
     weak = [] if request.away is None else [request.away.model.denoise]

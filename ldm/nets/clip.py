@@ -63,6 +63,11 @@ class ClipSpec:
             raise ValueError(f"pretrained: '{self.pretrained}' has its own {', '.join(self.shape)}; leave them out")
 
     @property
+    def kept(self) -> bool:
+        """Whether a model keeps the weights with its own, since they are trained, or published nowhere by a tag."""
+        return self.trainable or self.pretrained is None
+
+    @property
     def shape(self) -> dict[str, int]:
         """What differs from the architecture that `model` names."""
         given = {"width": self.width, "layers": self.layers, "heads": self.heads}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ldm.process.schedule import Schedule
 
-Spacing = Literal["leading", "trailing", "linspace", "quadratic", "uniform_logsnr", "karras"]
+Spacing = Literal["leading", "trailing", "linspace", "quadratic", "uniform_logsnr", "karras", "stable_diffusion"]
 TunedSpacing = Literal["tuned", "tuned_ode", "matched"]  # of tables that are measured with a model
 
 
@@ -61,8 +61,11 @@ def spaced(schedule: Schedule, steps: int, spacing: Spacing = "trailing", *, end
       next one is taken.
     - uniform_logsnr: evenly in level between the same two ends ("exponential" in other programs).
     - karras: evenly in sigma_ve^(1/7) between the same two ends.
+    - stable_diffusion: every floor(T / steps)-th, counted from timestep 1, ending at the level of timestep 0 and not at
+      clean data: what Stable Diffusion's own samplers visit, and diffusers with `timestep_spacing="leading",
+      steps_offset=1, set_alpha_to_one=False`. All T timesteps are taken as they are.
 
-    One step is the noisiest timestep under every rule but leading, where it is timestep 0.
+    One step is the noisiest timestep under every rule but leading (timestep 0) and stable_diffusion (timestep 1).
 
     Source: Song et al. 2021 (arXiv:2010.02502) appendix D (leading, quadratic); Lin et al. 2024 (arXiv:2305.08891)
     section 3.3 (trailing, linspace).
@@ -89,6 +92,8 @@ def spaced(schedule: Schedule, steps: int, spacing: Spacing = "trailing", *, end
             return uniform_logsnr(schedule, steps, end=end)
         case "karras":
             return karras(schedule, steps, end=end)
+        case "stable_diffusion":
+            return _from_timestep_one(schedule, steps, end=end)
     raise ValueError(f"spacing: {spacing!r} is unknown; use {', '.join(get_args(Spacing))}")
 
 
@@ -106,6 +111,13 @@ def chosen(schedule: Schedule, indices: Sequence[int], *, end: float = math.inf)
             raise ValueError(f"indices: {index} after {before}; give rising timesteps in 0..{total - 1}")
     t = torch.tensor([(index + 1) / total for index in reversed(indices)], dtype=torch.float64)
     return _ending(schedule(t), end)
+
+
+def _from_timestep_one(schedule: Schedule, steps: int, *, end: float) -> TimeGrid:
+    if steps == schedule.steps:
+        return chosen(schedule, range(steps), end=end)
+    stop = schedule(torch.tensor([1 / schedule.steps], dtype=torch.float64)).item()
+    return chosen(schedule, [1 + i * (schedule.steps // steps) for i in range(steps)], end=min(stop, end))
 
 
 def uniform_logsnr(schedule: Schedule, steps: int, *, end: float = math.inf) -> TimeGrid:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ldm.build import Model
+from ldm.core.bundle import content_hash
 from ldm.core.gaussian import Gaussian
 from ldm.core.precision import autocast, dtype_of
 from ldm.core.shapes import Image
@@ -40,7 +41,9 @@ def cached(model: Model, path: str, views: int) -> LatentCache:
             return cacheable(model, captions).present()
 
     phrases = READING if config.guess is not None else ""
-    encoders = Encoders(encode_image, encode_text, (model.latents, repr(config.text), str(narrow), phrases))
+    frozen = {name: tensor for name, tensor in model.unlearned().items() if name.startswith("text.")}
+    text = (repr(config.text), *([content_hash({}, frozen)] if frozen else []))
+    encoders = Encoders(encode_image, encode_text, (model.latents, *text, str(narrow), phrases))
     return LatentCache(
         ImageFolder(FolderSpec(path=path, size=config.data.size)),
         encoders,

@@ -41,9 +41,7 @@ def distill(config: DistillConfig, out: Path) -> Path:
         if not (folder / STUDENT).is_file():
             _run(config, student, teacher, stage, weights, folder)
         weights = _student_of(folder / STUDENT, student)
-    stored = {f"net.{name}": tensor for name, tensor in weights.items()}
-    if teacher.guess is not None:
-        stored |= {f"guess.{name}": tensor for name, tensor in teacher.guess.state_dict().items()}
+    stored = {f"net.{name}": tensor for name, tensor in weights.items()} | teacher.unlearned()
     home = Path(config.teacher)
     if config.shared:
         save_sibling(out / "model", student, stored, home)

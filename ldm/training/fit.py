@@ -41,10 +41,11 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     """
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
-    model = build_for_training(config, out)
-    started = load_model(init) if init is not None and not done else None
+    model = build_for_training(config, out, init)
+    frozen = "text" in model.stored() and not model.text.trainable  # no checkpoint of the run has it
+    started = load_model(init) if init is not None and (frozen or not done) else None
     if started is not None:
-        _take_over(model, started)
+        _take_over(model, started, ("text",) if done else tuple(model.stored()))
     seen = cached(model, config.data.train, config.data.views)
     held_out = cached(model, config.data.val, 1)
     ready_guess(model, seen, out, started.guess if started is not None else None)
@@ -59,17 +60,17 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     loaders = train_loader(seen, len(seen), config.data.batch, config.seed, done), val_loader(held_out)
     train(trainer, module, loaders, out)
-    weights = module.ema.weights()
-    if model.guess is not None:
-        weights |= {f"guess.{name}": tensor for name, tensor in model.guess.state_dict().items()}
+    weights = module.ema.weights() | model.unlearned()
     save_model(out / "model", config, weights, Path(config.codec.path))
     return out / "model"
 
 
-def _take_over(model: Model, started: Model) -> None:
+def _take_over(model: Model, started: Model, parts: tuple[str, ...]) -> None:
+    """Copy networks of `started`; its guess is trained on, see `ready_guess`."""
     try:
-        model.learned().load_state_dict(started.learned().state_dict())
-    except RuntimeError as error:
+        for part in set(parts) - {"guess"}:
+            model.stored().get_submodule(part).load_state_dict(started.stored().get_submodule(part).state_dict())
+    except (RuntimeError, AttributeError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise ValueError(f"--init: {started.folder} has a network of another shape ({first})") from error
 
@@ -84,23 +85,26 @@ def ready_guess(model: Model, seen: LatentCache, out: Path, start: LatentGuess |
     train_guess(model.guess, pairs, null[0].detach(), config.data.drop_caption, config.seed, out, start)
 
 
-def build_for_training(config: RunConfig, out: Path) -> Model:
-    """The model of a configuration with random weights.
+def build_for_training(config: RunConfig, out: Path, init: Path | None = None) -> Model:
+    """The model of a configuration with random weights; `init` is what they are taken over from later, if they are.
 
     Raises:
         ValueError: the autoencoder or the text encoder cannot be used, or does not fit the network.
     """
     codec, latents = build_codec(config.codec, Path())
     text = build_text(config.text, text_root(config, out))
-    _check_text(config, text)
+    _check_text(config, text, init)
     name = latents_name(latents, config.codec)
     return Model(config, build_denoiser(config), config.schedule, codec, text, build_guess(config), name)
 
 
-def _check_text(config: RunConfig, text: TextEncoder) -> None:
+def _check_text(config: RunConfig, text: TextEncoder, init: Path | None) -> None:
     """The network must fit the encoder, and the encoder must be one that a saved model finds again."""
-    if isinstance(config.text, ClipSpec) and config.text.pretrained is None and not text.trainable:
-        raise ValueError("text: the encoder would stay random; set trainable to true or name pretrained weights")
+    if isinstance(config.text, ClipSpec) and config.text.kept and not text.trainable and init is None:
+        raise ValueError(
+            "text: the encoder would stay random; set trainable to true, name pretrained weights, or give --init with "
+            "a model that has it"
+        )
     for field, width in (("context_dim", text.width), ("pooled_dim", text.pooled_width)):
         if getattr(config.net, field) not in (0, width):
             found = getattr(config.net, field)

@@ -13,7 +13,7 @@ from ldm.process.schedule import Cosine, ScaledLinearBeta, Tabulated
 from ldm.process.zero_terminal import zero_terminal
 
 SPACINGS = get_args(Spacing)
-TABLES = ["trailing", "leading", "linspace", "quadratic"]  # rules that pick timesteps of the table
+TABLES = ["trailing", "leading", "linspace", "quadratic", "stable_diffusion"]  # rules that pick timesteps of the table
 SD, SHORT = ScaledLinearBeta(), ScaledLinearBeta(steps=250)
 
 
@@ -27,7 +27,8 @@ def test_every_count_from_one_to_t_gives_exactly_that_many_steps(spacing):
     for schedule, steps in [(SHORT, n) for n in range(1, 251)] + [(SD, n) for n in (*range(1, 1000, 41), 999, 1000)]:
         grid = spaced(schedule, steps, spacing)  # a grid refuses levels that do not rise
         assert len(grid) == len(list(grid.steps())) == steps
-        assert grid.logsnr[-1] == math.inf
+        ends_early = spacing == "stable_diffusion" and steps < schedule.steps
+        assert grid.logsnr[-1] == (pytest.approx(schedule.nodes()[1], abs=1e-12) if ends_early else math.inf)
 
 
 @pytest.mark.parametrize("spacing", TABLES)
@@ -43,7 +44,7 @@ def test_any_table_gives_distinct_timesteps_within_range(spacing, total, data):
         assert picked == list(range(total))[::-1]
 
 
-@pytest.mark.parametrize("spacing", [s for s in SPACINGS if s != "leading"])
+@pytest.mark.parametrize("spacing", [s for s in SPACINGS if s not in ("leading", "stable_diffusion")])
 @pytest.mark.parametrize("steps", [1, 2, 7, 20, 999, 1000])
 def test_sampling_starts_at_the_noisiest_level(spacing, steps):
     assert spaced(SD, steps, spacing).logsnr[0].item() == pytest.approx(SD.nodes()[-1], abs=1e-12)
@@ -62,8 +63,8 @@ def test_quadratic_takes_the_next_timestep_where_squares_repeat():
     assert indices(spaced(table, 8, "quadratic"), table) == [9, 7, 5, 4, 3, 2, 1, 0]
 
 
-def test_the_spacings_of_stable_diffusion_can_be_chosen_by_hand():
-    grid = chosen(SD, [1 + 20 * i for i in range(50)], end=SD.nodes()[1])
+def test_the_levels_of_stable_diffusion():
+    grid = spaced(SD, 50, "stable_diffusion")
     assert indices(grid) == [981 - 20 * i for i in range(50)]
     assert grid.logsnr[-1].sigmoid().item() == pytest.approx(0.99915, abs=1e-12)
 

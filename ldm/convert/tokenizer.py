@@ -1,0 +1,56 @@
+"""The tokenizer files of a diffusers folder, made from the vocabulary that open_clip carries."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from ldm.core.bundle import write_atomically
+
+START, END = "<|startoftext|>", "<|endoftext|>"  # transformers' names of open_clip's <start_of_text>, <end_of_text>
+
+
+def write_tokenizer(folder: Path, *, pad: Literal["zero", "eot"], max_tokens: int) -> None:
+    """Write vocab.json, merges.txt and two files of settings, as transformers' CLIPTokenizer reads them.
+
+    Args:
+        folder: made if missing.
+        pad: what fills captions up: token 0, which is "!", or the end mark.
+        max_tokens: per caption, with the two marks.
+    """
+    from open_clip import SimpleTokenizer
+
+    tokenizer = SimpleTokenizer()
+    own = {tokenizer.sot_token_id: START, tokenizer.eot_token_id: END}
+    vocabulary = {own.get(number, token): number for token, number in tokenizer.encoder.items()}
+    merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
+    filler = next(token for token, number in vocabulary.items() if number == 0) if pad == "zero" else END
+    special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": filler}
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": max_tokens,
+        "do_lower_case": True,
+        "add_prefix_space": False,
+        "errors": "replace",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "vocab.json", vocabulary)
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    write_atomically(folder / "merges.txt", ("\n".join(lines) + "\n").encode())
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / "tokenizer_config.json", settings | special)
+
+
+def padding(folder: Path) -> Literal["zero", "eot"] | None:
+    """What the tokenizer of a diffusers folder fills captions up with; None where the folder does not say."""
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            token = json.loads((folder / name).read_text(encoding="utf-8")).get("pad_token")
+            text = token.get("content") if isinstance(token, dict) else token
+            if text is not None:
+                return "eot" if text == END else "zero"
+    return None
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file as diffusers does."""
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
