@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ldm.core.packed import PackedLinear, pack, plus
+
 Tokens = Float[Tensor, "b n d"]
 Heads = Float[Tensor, "b n heads d"]
 Keys = Float[Tensor, "b m heads d"]
@@ -75,11 +77,13 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_dim, dim, bias=False)
         self.to_out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tokens, context: Tensor | None = None, mask: TokenMask | None = None) -> Tokens:
-        """Attend; `mask` (b, m) says which rows of `context` (b, m, context_dim) count, as in `attend`."""
+    def forward(
+        self, x: Tokens, residual: Tokens, context: Tensor | None = None, mask: TokenMask | None = None
+    ) -> Tokens:
+        """`residual` and what is attended to; `mask` (b, m) says which rows of `context` (b, m, context_dim) count."""
         source = x if context is None else context
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (self.to_q(x), self.to_k(source), self.to_v(source)))
-        return self.to_out(attend(q, k, v, mask).flatten(2))
+        return plus(self.to_out, attend(q, k, v, mask).flatten(2), residual)
 
 
 class FeedForward(nn.Module):
@@ -93,10 +97,33 @@ class FeedForward(nn.Module):
         self.linear_in = nn.Linear(dim, 2 * mult * dim)
         self.linear_out = nn.Linear(mult * dim, dim)
 
-    def forward(self, x: Tokens) -> Tokens:
-        """(b, n, dim) -> (b, n, dim)."""
+    def forward(self, x: Tokens, residual: Tokens) -> Tokens:
+        """(b, n, dim) -> (b, n, dim), added to `residual`."""
         value, gate = self.linear_in(x).chunk(2, dim=-1)
-        return self.linear_out(value * F.gelu(gate))
+        return plus(self.linear_out, value * F.gelu(gate), residual)
+
+    def packed(self) -> nn.Module:
+        """The same function for a CPU, see `ldm.core.packed`; adapted layers keep what was added to them."""
+        plain = type(self.linear_in) is nn.Linear and type(self.linear_out) is nn.Linear
+        return PackedFeedForward(self) if plain else pack(self)
+
+
+class PackedFeedForward(nn.Module):
+    """`FeedForward` as three products that apply the gelu, the gate and the residual as they go.
+
+    Args:
+        layer: what to pack.
+    """
+
+    def __init__(self, layer: FeedForward):
+        super().__init__()
+        (value, gate), (value_bias, gate_bias) = layer.linear_in.weight.chunk(2), layer.linear_in.bias.chunk(2)
+        self.value, self.gate = PackedLinear(value, value_bias), PackedLinear(gate, gate_bias)
+        self.linear_out = PackedLinear(layer.linear_out.weight, layer.linear_out.bias)
+
+    def forward(self, x: Tokens, residual: Tokens) -> Tokens:
+        """(b, n, dim) -> (b, n, dim), added to `residual`."""
+        return self.linear_out.plus(self.value.times(x, self.gate.gelu(x)), residual)
 
 
 class TransformerLayer(nn.Module):
@@ -113,10 +140,10 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tokens, context: Tensor, mask: TokenMask | None) -> Tokens:
         """(b, n, dim) -> (b, n, dim), with words `context` (b, m, context_dim) and their `mask` (b, m)."""
-        x = x + self.self_attention(self.norm1(x))
+        x = self.self_attention(self.norm1(x), x)
         if self.norm2 is not None and self.cross_attention is not None:
-            x = x + self.cross_attention(self.norm2(x), context, mask)
-        return x + self.feed_forward(self.norm3(x))
+            x = self.cross_attention(self.norm2(x), x, context, mask)
+        return self.feed_forward(self.norm3(x), x)
 
 
 def zeroed(layer: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
@@ -178,8 +205,10 @@ class SpatialTransformer(nn.Module):
         for layer in self.layers:
             y = layer(y, context, mask)
         if self.linear_projection:
-            y = self.proj_out(y)
-        y = y.reshape(b, h, w, c).permute(0, 3, 1, 2)
-        if not self.linear_projection:
-            y = self.proj_out(y)
-        return x + y
+            return x + _as_map(self.proj_out(y), h, w)
+        return plus(self.proj_out, _as_map(y, h, w), x)
+
+
+def _as_map(tokens: Tensor, h: int, w: int) -> Tensor:
+    """(b, h w, c) -> (b, c, h, w), a view in channels-last order."""
+    return tokens.unflatten(1, (h, w)).permute(0, 3, 1, 2)

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ldm.core.packed import plus
 from ldm.nets.attention import SpatialTransformer, TokenMask, Tokens, zeroed
 
 Map = Float[Tensor, "b c h w"]
@@ -53,7 +54,7 @@ class ResBlock(nn.Module):
             y = self.norm2(y) * (1 + scale) + shift
         else:
             y = self.norm2(y + condition)
-        return self.skip(x) + self.conv2(self.dropout(F.silu(y)))
+        return plus(self.conv2, self.dropout(F.silu(y)), self.skip(x))
 
 
 class Downsample(nn.Module):

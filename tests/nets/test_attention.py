@@ -61,7 +61,7 @@ def test_attending_to_one_key_returns_its_value():
 def test_a_row_without_words_receives_exactly_the_bias():
     attention = Attention(8, 6, heads=2)
     tokens, mask = only_words(torch.full((2, 3, 6), math.nan), torch.zeros(2, 3, dtype=torch.bool))
-    out = attention(torch.randn(2, 5, 8), tokens, mask)
+    out = attention(torch.randn(2, 5, 8), torch.zeros(2, 5, 8), tokens, mask)
     assert torch.equal(out, attention.to_out.bias.expand(2, 5, 8))
 
 
@@ -73,7 +73,7 @@ def test_no_mask_leaves_the_tokens_alone():
 
 def test_self_attention_ignores_the_order_of_its_rows():
     attention, x, order = Attention(8, 8, heads=4).double(), torch.randn(2, 7, 8).double(), torch.randperm(7)
-    torch.testing.assert_close(attention(x)[:, order], attention(x[:, order]))
+    torch.testing.assert_close(attention(x, x)[:, order], attention(x[:, order], x[:, order]))
 
 
 def test_feed_forward_with_a_closed_gate_is_its_bias():
@@ -81,7 +81,7 @@ def test_feed_forward_with_a_closed_gate_is_its_bias():
     torch.nn.init.zeros_(block.linear_in.weight[12:])
     torch.nn.init.zeros_(block.linear_in.bias[12:])  # gelu(0) = 0
     x = torch.randn(2, 5, 4)
-    torch.testing.assert_close(block(x), block.linear_out.bias.expand(2, 5, 4))
+    torch.testing.assert_close(block(x, x), x + block.linear_out.bias)
 
 
 @pytest.mark.parametrize("linear", [False, True])

@@ -1,0 +1,73 @@
+"""One step of Stable Diffusion 1.5's U-Net beside diffusers', with the same random weights, in turn.
+
+python benchmarks/unet.py                             # bfloat16, batch 2, 64x64 latents
+python benchmarks/unet.py --dtype float32 --rounds 5
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parity")]
+
+import diffusers  # noqa: E402
+from test_unet_parity import copy_net  # noqa: E402
+
+from benchmarks.beside import flops, in_turn, off_by, peak, randomised  # noqa: E402
+from ldm.core.packed import pack  # noqa: E402
+from ldm.nets.cond import Cond  # noqa: E402
+from ldm.nets.unet import UNet, UNetSpec  # noqa: E402
+
+SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
+WORDS = 77
+
+
+def both(dtype: torch.dtype) -> tuple[UNet, torch.nn.Module]:
+    """Our network and theirs, of the shape of Stable Diffusion 1.5, with the same weights."""
+    ours = randomised(UNet(UNetSpec()).to(dtype, memory_format=torch.channels_last))
+    theirs = diffusers.UNet2DConditionModel(**SD15).to(dtype).eval().requires_grad_(False)
+    copy_net(ours, theirs)
+    return ours, theirs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--side", type=int, default=64, help="of the latents")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    dtype, device = getattr(torch, options.dtype), torch.device(options.device)
+    ours, theirs = (net.to(device) for net in both(dtype))
+    generator = torch.Generator().manual_seed(0)
+    shape = (options.batch, 4, options.side, options.side)
+    x = torch.randn(shape, generator=generator).to(device, dtype)
+    words = torch.randn(options.batch, WORDS, 768, generator=generator).to(device, dtype)
+    pack(ours)
+    t = torch.full((options.batch,), 500.0, device=device)
+    with torch.inference_mode():
+        difference = off_by(ours(x, t, Cond(words)), theirs(x, t, words).sample)
+        programs = {"ours": lambda: ours(x, t, Cond(words)), "diffusers": lambda: theirs(x, t, words).sample}
+        taken = in_turn(programs, options.rounds)
+    with torch.device("meta"):
+        shadow = UNet(UNetSpec())
+        args = (torch.empty(shape), torch.empty(options.batch), Cond(torch.empty(options.batch, WORDS, 768)))
+    work, most = flops(lambda: shadow(*args)), peak(dtype, device)
+    print(
+        f"{options.dtype}, {shape}, {torch.get_num_threads()} threads, {options.rounds} rounds, diffusers {diffusers.__version__}"
+    )
+    print(f"largest difference {difference:.1e} standard deviations of the output")
+    print(f"{work / 1e12:.2f} TFLOP; this machine's best {most / 1e12:.2f} TFLOP/s: {work / most:.2f} s at the least")
+    for name in taken.seconds:
+        print(f"{name}: median {taken.median(name):.2f} s, {work / most / taken.median(name):.0%} of the best")
+    print(f"ours / diffusers: {taken.ratio('ours', 'diffusers'):.2f}")
+
+
+if __name__ == "__main__":
+    from ldm.core.command import run
+
+    run(main)

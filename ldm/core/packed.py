@@ -1,0 +1,147 @@
+"""Layers for drawing on a CPU: weights laid out once for its matrix units, sums and products fused into the layer.
+
+PyTorch hands a convolution's or a linear layer's weights to oneDNN in plain order, which lays them out anew in every
+call: in the coarse levels of a U-Net that takes longer than the product. A packed layer keeps them laid out. It also
+adds its bias, a residual or a gate while the result is in the registers. The numbers are those of the plain layer.
+
+Packed weights can neither be trained nor saved nor moved: pack a copy that is only to be evaluated.
+"""
+
+import platform
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Packable(Protocol):
+    """A module that has a packed form of its own, e.g. one that fuses two of its layers."""
+
+    def packed(self) -> nn.Module: ...
+
+
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether weights of `dtype` on `device` can be packed: an x86 CPU that multiplies them at speed."""
+    if (
+        device.type != "cpu"
+        or not torch.backends.mkldnn.is_available()
+        or platform.machine() not in ("x86_64", "AMD64")
+    ):
+        return False
+    wide = dtype == torch.float32
+    return wide or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def pack(net: nn.Module) -> nn.Module:
+    """Replace, in place, every convolution and linear layer of `net` by its packed form; returns `net`.
+
+    Layers that cannot be packed (see `can_pack`) stay as they are.
+    """
+    for name, child in net.named_children():
+        parameter = next(child.parameters(), None)
+        if parameter is None or not can_pack(parameter.device, parameter.dtype):
+            continue
+        setattr(net, name, child.packed() if isinstance(child, Packable) else _packed(child))
+    return net
+
+
+def _packed(layer: nn.Module) -> nn.Module:
+    if type(layer) is nn.Linear:
+        return PackedLinear(layer.weight, layer.bias)
+    if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):
+        return PackedConv2d(layer)
+    return pack(layer)
+
+
+def plus(layer: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
+    """residual + layer(x), in one pass where `layer` is packed."""
+    if isinstance(layer, (PackedLinear, PackedConv2d)):
+        return layer.plus(x, residual)
+    return residual + layer(x)
+
+
+class PackedLinear(nn.Module):
+    """x W^T + b with packed weights: (..., n) -> (..., m).
+
+    An input of another precision than the weights is computed in its own, from unpacked weights, slowly; under
+    `torch.autocast` it is narrowed, as it is for a plain layer.
+
+    Args:
+        weight: (m, n).
+        bias: (m,). None: there is none.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        super().__init__()
+        self.dtype = weight.dtype
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
+        self.bias = None if bias is None else bias.detach().contiguous()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The product and the bias."""
+        x = _narrowed(x, self.dtype)
+        if x.dtype != self.dtype:
+            return F.linear(x, *_dense(self.weight, self.bias, x.dtype))
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """gelu of the result."""
+        x = _narrowed(x, self.dtype)
+        if x.dtype != self.dtype:
+            return F.gelu(self(x))
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "none")
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The result and a residual of its shape."""
+        return self._with(x, residual, "add")
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        """The result times a factor of its shape."""
+        return self._with(x, factor, "mul")
+
+    def _with(self, x: Tensor, other: Tensor, operation: str) -> Tensor:
+        x = _narrowed(x, self.dtype)
+        if x.dtype != self.dtype or other.dtype != self.dtype:
+            return other + self(x) if operation == "add" else other * self(x)
+        return torch.ops.mkldnn._linear_pointwise(x, other, self.weight, self.bias, operation)
+
+
+class PackedConv2d(nn.Module):
+    """A convolution with packed weights; precisions as in `PackedLinear`.
+
+    Args:
+        layer: what to pack.
+    """
+
+    def __init__(self, layer: nn.Conv2d):
+        super().__init__()
+        self.dtype = layer.weight.dtype
+        self.geometry = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *self.geometry)
+        self.bias = None if layer.bias is None else layer.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The convolution and the bias."""
+        x = _narrowed(x, self.dtype)
+        if x.dtype != self.dtype:
+            padding, stride, dilation, groups = self.geometry
+            return F.conv2d(x, *_dense(self.weight, self.bias, x.dtype), stride, padding, dilation, groups)
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, "none", [], "")
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The result and a residual of its shape."""
+        x = _narrowed(x, self.dtype)
+        if x.dtype != self.dtype or residual.dtype != self.dtype:
+            return residual + self(x)
+        how = (*self.geometry, "add", 1.0, None, [], None)
+        return torch.ops.mkldnn._convolution_pointwise(x, residual, self.weight, self.bias, *how)
+
+
+def _narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype) if torch.is_autocast_enabled("cpu") else x
+
+
+def _dense(weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    return weight.to_dense().to(dtype), None if bias is None else bias.to(dtype)
