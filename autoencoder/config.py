@@ -5,6 +5,7 @@ from typing import Literal
 
 from autoencoder.losses import ReconstructionSpec
 from autoencoder.model import AutoencoderSpec
+from ldm.core.distributed import TrainerSpec
 from ldm.core.optim import OptimSpec
 from ldm.core.precision import AUTO
 
@@ -41,7 +42,7 @@ class AutoencoderDataSpec:
         train: folder of training pictures.
         val: folders of held-out pictures.
         size: side of the squares, pixels.
-        batch: pictures per step.
+        batch: pictures per step, of all processes together.
         crop: side of the random squares cut out of the pictures for training, pixels; null: pictures are taken whole.
             A small square costs little, so a step sees parts of many pictures. Divisible by the latent factor.
         whole: share of the steps, at the end, that take pictures whole all the same, so that attention and borders
@@ -73,6 +74,7 @@ class AutoencoderConfig:
         loss: the objective.
         data: the pictures.
         optim: optimiser, learning rate and length.
+        trainer: how the processes work together where there are several.
         precision: Lightning's name, e.g. "bf16-mixed" or "32-true"; "auto": bfloat16 where the machine is faster in it.
         validate_every: steps between validations.
         save_every: steps between checkpoints.
@@ -85,6 +87,7 @@ class AutoencoderConfig:
     loss: LossSpec = field(default_factory=LossSpec)
     data: AutoencoderDataSpec = field(default_factory=AutoencoderDataSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)
+    trainer: TrainerSpec = field(default_factory=TrainerSpec)
     precision: str = AUTO
     validate_every: int = 500
     save_every: int = 200
@@ -94,3 +97,5 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         if self.data.crop is not None and self.data.crop % self.model.factor:
             raise ValueError(f"data.crop: {self.data.crop} is not divisible by {self.model.factor}, the latent factor")
+        if self.trainer.strategy != "ddp":
+            raise ValueError("trainer.strategy: stage 1 fits every GPU, and has 'ddp' only")

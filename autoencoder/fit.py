@@ -11,6 +11,7 @@ from autoencoder.data import train_loader, val_loader
 from autoencoder.module import AutoencoderTraining
 from autoencoder.stats import LatentMoments, MomentsMeter
 from ldm.core.config_io import dump_yaml
+from ldm.core.distributed import join
 from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.data.folder import FolderSpec, ImageFolder
 
@@ -32,6 +33,7 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
             the finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
+    here = join(config.trainer)
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
     start = _start(init, config)
@@ -43,9 +45,14 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
         precision=config.precision,
         validate_every=config.validate_every,
         save_every=config.save_every,
+        spec=config.trainer,
+        partial=module.discriminator is not None,
     )
-    (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    if here.first:
+        (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     train(trainer, module, loaders, out)
+    if not here.first:
+        return out / BUNDLE
     return export(module, config, out / BUNDLE, start[1] if start and config.learn == "decoder" else None)
 
 
@@ -80,8 +87,9 @@ def _measured(module: AutoencoderTraining, config: AutoencoderConfig) -> LatentM
     folder = ImageFolder(FolderSpec(path=config.data.train, size=config.data.size))
     with module.ema.applied(), torch.inference_mode():
         model = module.model.eval().float()
-        for start in range(0, len(folder), 64):
-            rows = range(start, min(start + 64, len(folder)))
+        readable = folder.readable()
+        for start in range(0, len(readable), 64):
+            rows = readable[start : start + 64]
             images = torch.stack([folder[i].image for i in rows]).to(module.device)
             meter.update(model.encode(images))
     return meter.moments()

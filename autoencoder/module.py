@@ -15,6 +15,7 @@ from autoencoder.metrics import psnr, ssim
 from autoencoder.model import Autoencoder
 from autoencoder.perceptual import load_lpips, perceptual_distance
 from autoencoder.stats import MomentsMeter
+from ldm.core.distributed import world
 from ldm.core.ema import Ema
 from ldm.core.images import grid
 from ldm.core.optim import adamw, scheduled
@@ -60,7 +61,7 @@ class AutoencoderTraining(lightning.LightningModule):
         optimizers = self.optimizers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         config, step = self.config, self.global_step
-        x = train_view(batch.image, config.data, step / config.optim.steps, fold(config.seed, "step", step))
+        x = train_view(batch.image, config.data, step / config.optim.steps, fold(config.seed, "step", step), world())
         x = x.to(memory_format=torch.channels_last)
         adversarial = self.global_step >= self.config.loss.adversarial_start
         loss, x_hat = self._objective(x, adversarial)
@@ -76,7 +77,9 @@ class AutoencoderTraining(lightning.LightningModule):
 
     def _objective(self, x: Tensor, adversarial: bool) -> tuple[Tensor, Tensor]:
         loss_spec = self.config.loss
-        seeds = [fold(self.config.seed, "posterior", self.global_step, i) for i in range(len(x))]
+        here = world()
+        rows = range(here.rank, here.rank + len(x) * here.size, here.size)
+        seeds = [fold(self.config.seed, "posterior", self.global_step, row) for row in rows]
         noise = NoiseStream(seeds).normal((len(x), *self.model.latent_shape(*x.shape[-2:])), like=x)
         x_hat, posterior = self.model(x, noise)
         x_hat = x_hat.float()

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
+from ldm.core.distributed import TrainerSpec
 from ldm.core.optim import OptimSpec
 from ldm.core.precision import AUTO
+from ldm.data.variety import Flip
 from ldm.guidance.spec import GuidanceSpec
 from ldm.nets.guess import GuessSpec
 from ldm.nets.text import ClipSpec, SentenceSpec
@@ -103,13 +105,18 @@ class DataSpec:
         train: folder of training pictures.
         val: folder of held-out pictures, for the validation loss.
         size: side of the squares, pixels.
-        batch: pictures per step.
+        batch: pictures per step, of all processes together.
         latents: "sample" learns fresh draws from the posterior of stage 1, "mean" its means. Where the posterior is
             wide, its noise is most of what a denoiser of draws gets wrong, and nothing that a decoder needs; the
             likelihood of pictures, though, is a matter of draws.
         views: how many (caption, background) views of a picture the cache holds.
+        buckets: whether pictures keep their shape, in batches of one shape each, rather than being cut to squares.
+        flip: whether half of the views are mirrored: "never", "swap" (captions then say "right" for "left"), or
+            "unless_named" (but those whose caption names a side).
+        shuffle_tags: whether the parts of a caption between commas, but for the first, change their order.
         drop_caption: share of captions replaced by the empty one, for classifier-free guidance.
-        cache: folder of cached latents and text states.
+        cache: folder of cached latents and text states; all processes of a run must see the same one.
+        workers: processes that load them. 0: the training process itself.
     """
 
     train: str = "data/emoji/train"
@@ -118,12 +125,18 @@ class DataSpec:
     batch: int = 32
     latents: Literal["sample", "mean"] = "sample"
     views: int = 4
+    buckets: bool = False
+    flip: Flip = "never"
+    shuffle_tags: bool = False
     drop_caption: float = 0.1
     cache: str = "runs/cache"
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_caption <= 1:
             raise ValueError(f"drop_caption: {self.drop_caption} is outside [0, 1]; it is a share of the captions")
+        if self.views == 1 and (self.flip != "never" or self.shuffle_tags):
+            raise ValueError("flip, shuffle_tags: they differ between the views of a picture; set views to 2 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +155,7 @@ class RunConfig:
         sample: defaults of drawing.
         data: pictures and captions.
         optim: optimiser, learning rate and length.
+        trainer: how the processes work together where there are several.
         precision: Lightning's name, e.g. "bf16-mixed" or "32-true"; "auto": bfloat16 where the machine is faster in it.
         validate_every: steps between validations.
         save_every: steps between checkpoints.
@@ -159,6 +173,7 @@ class RunConfig:
     sample: SampleSpec = field(default_factory=SampleSpec)
     data: DataSpec = field(default_factory=DataSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)
+    trainer: TrainerSpec = field(default_factory=TrainerSpec)
     precision: str = AUTO
     validate_every: int = 1000
     save_every: int = 200

@@ -19,11 +19,14 @@ def main() -> None:
 
     from autoencoder.config import AutoencoderConfig
     from ldm.core.config_io import load
+    from ldm.core.distributed import world
 
     config = load(arguments.config, AutoencoderConfig, arguments.set)
     from autoencoder.fit import fit
 
-    print(fit(config, Path(arguments.out), arguments.init))
+    finished = fit(config, Path(arguments.out), arguments.init)
+    if world().first:
+        print(finished)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,14 @@ def main() -> None:
 
     from ldm.config import RunConfig
     from ldm.core.config_io import load
+    from ldm.core.distributed import world
 
     config = load(arguments.config, RunConfig, arguments.set)
     from ldm.training.fit import fit
 
-    print(fit(config, Path(arguments.out), arguments.init))
+    finished = fit(config, Path(arguments.out), arguments.init)
+    if world().first:
+        print(finished)
 
 
 if __name__ == "__main__":

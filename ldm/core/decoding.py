@@ -1,6 +1,7 @@
 """Picture files as people have them: any format and mode, upright, as 8-bit RGB or RGBA; else one line."""
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,15 @@ from PIL import Image, ImageOps
 FIRST_IS_THE_PICTURE = ("MPO",)
 
 
-def read_picture(path: str | Path) -> Image.Image:
+def read_picture(source: str | Path | BytesIO, name: str = "") -> Image.Image:
     """Decode a picture in any format that Pillow reads: upright, mode RGB, or RGBA if anything can be seen through.
 
     Sixteen-bit grey is scaled (Pillow alone clips it to white), palettes, grey and CMYK are converted, and the turn
     that a camera noted in EXIF is made.
+
+    Args:
+        source: a file, or the bytes of one.
+        name: of the picture in messages; "": the path.
 
     Raises:
         ValueError: no such file, no picture, a damaged one, floating-point pixels, or several frames (which of them is
@@ -23,13 +28,13 @@ def read_picture(path: str | Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes that are still read, and of damage, which is refused in words
-            with Image.open(path) as opened:
+            with Image.open(source) as opened:
                 frames = getattr(opened, "n_frames", 1)
                 if frames > 1 and opened.format not in FIRST_IS_THE_PICTURE:
                     raise ValueError(f"it has {frames} frames; save the one you mean as a PNG")
                 return _to_eight_bits(ImageOps.exif_transpose(opened))
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: the picture cannot be read: {error or type(error).__name__}") from error
+        raise ValueError(f"{name or source}: the picture cannot be read: {error or type(error).__name__}") from error
 
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:

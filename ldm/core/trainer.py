@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,10 +18,13 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ldm.core.device import pick_device
+from ldm.core.distributed import TrainerSpec, answering, world
 from ldm.core.optim import OptimSpec
 from ldm.core.precision import for_training
 
@@ -83,6 +87,8 @@ class StopAtCtrlC(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop if asked to."""
+        if world().size > 1:  # all of them stop after the same step
+            self._asked = trainer.strategy.reduce_boolean_decision(self._asked, all=False)
         if self._asked:
             trainer.save_checkpoint(self._path)
             raise StopRequested
@@ -100,7 +106,8 @@ class StopAtCtrlC(Callback):
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.stderr.write("stopping after this step; Ctrl-C again stops at once\n")
+        if world().first:
+            sys.stderr.write("stopping after this step; Ctrl-C again stops at once\n")
 
 
 class Progress(Callback):
@@ -157,8 +164,27 @@ def use_rate(checkpoint: dict[str, Any], spec: OptimSpec) -> None:
         schedule["_last_lr"] = [rate] * len(schedule["base_lrs"])
 
 
-def make_trainer(out: Path, *, steps: int, precision: str, validate_every: int, save_every: int = 200) -> Any:
-    """A trainer that writes to `out`: TensorBoard logs and `last.ckpt`, every `save_every` steps and on Ctrl-C."""
+def make_trainer(
+    out: Path,
+    *,
+    steps: int,
+    precision: str,
+    validate_every: int,
+    save_every: int = 200,
+    spec: TrainerSpec | None = None,
+    partial: bool = False,
+) -> Any:
+    """A trainer that writes to `out`: TensorBoard logs and `last.ckpt`, every `save_every` steps and on Ctrl-C.
+
+    Args:
+        out: folder, made if missing.
+        steps: optimiser steps in all.
+        precision: as in `RunConfig`.
+        validate_every: steps between validations.
+        save_every: steps between checkpoints.
+        spec: how the processes work together that `ldm.core.distributed.join` met.
+        partial: whether there are steps in which some of the trained weights have no gradient.
+    """
     out.mkdir(parents=True, exist_ok=True)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements on stderr
     warnings.filterwarnings(
@@ -173,11 +199,11 @@ def make_trainer(out: Path, *, steps: int, precision: str, validate_every: int, 
     return lightning.Trainer(
         default_root_dir=out,
         accelerator=device.type,
-        devices=1,
+        **_processes(spec or TrainerSpec(), partial),
         max_steps=steps,
         precision=for_training(precision, device),  # type: ignore[arg-type]
         logger=TensorBoardLogger(out, name="", version="logs"),
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(), *([TorchElasticEnvironment()] if world().size > 1 else [])],
         callbacks=[checkpoint, StopAtBadNumbers(), StopAtCtrlC(out / LAST), Progress()],
         val_check_interval=validate_every,
         check_val_every_n_epoch=None,
@@ -187,6 +213,16 @@ def make_trainer(out: Path, *, steps: int, precision: str, validate_every: int, 
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+
+
+def _processes(spec: TrainerSpec, partial: bool) -> dict[str, Any]:
+    """Lightning's names for the processes that were met."""
+    here = world()
+    if here.size == 1:
+        return {"devices": 1}
+    each = int(os.environ.get("LOCAL_WORLD_SIZE", here.size))
+    strategy = DDPStrategy(timeout=timedelta(seconds=spec.timeout), find_unused_parameters=partial)
+    return {"devices": each, "num_nodes": here.size // each, "strategy": strategy}
 
 
 def train(trainer: Any, module: Any, loaders: tuple[DataLoader, DataLoader], out: Path) -> None:
@@ -200,11 +236,13 @@ def train(trainer: Any, module: Any, loaders: tuple[DataLoader, DataLoader], out
 
     Raises:
         DivergenceError: a gradient or the loss is not finite.
+        LostProcessError: another process of the run is gone.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written, unless it was pressed twice.
     """
     last = out / LAST
     try:
-        trainer.fit(module, *loaders, ckpt_path=last if last.is_file() else None, weights_only=True)
+        with answering():
+            trainer.fit(module, *loaders, ckpt_path=last if last.is_file() else None, weights_only=True)
     except StopRequested:
         raise KeyboardInterrupt from None
     except SystemExit:  # Lightning's answer to KeyboardInterrupt

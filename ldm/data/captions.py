@@ -33,10 +33,12 @@ class View:
     Attributes:
         caption: what the text encoder reads.
         background: colour behind the transparent parts.
+        mirror: whether left and right are exchanged.
     """
 
     caption: str
     background: Colour
+    mirror: bool = False
 
 
 def has_views(row: Mapping[str, Any]) -> bool:

@@ -1,70 +1,64 @@
 """Latents and text states computed once: a training step then runs nothing but the denoiser.
 
-The cache keeps the mean and variance of q(z | x), not a draw, so that every epoch sees fresh posterior noise. It is
-one safetensors file, named by a hash of everything it depends on.
+The cache keeps the mean and variance of q(z | x), not a draw, so that every epoch sees fresh posterior noise. Its files
+are mapped into memory, not read: what a run holds of them does not grow with the data set.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from ldm.core.bundle import write_atomically
-from ldm.core.gaussian import Gaussian
-from ldm.core.rng import fold
-from ldm.core.shapes import Image
-from ldm.data.folder import ImageFolder
-from ldm.data.position import Draw
+from ldm.core.distributed import world
+from ldm.data.caching import (
+    CAPTION,
+    LOGVAR,
+    MEAN,
+    PICTURE,
+    Encoders,
+    FolderParts,
+    PipeParts,
+    Tensors,
+    build,
+    check_finite,
+    shard_path,
+)
+from ldm.data.folder import FolderSpec, ImageFolder, report
 
 Batch = dict[str, Tensor]
-ENCODED_AT_ONCE = 64
-OF_PICTURE, CAPTION = ("mean", "var"), "caption"  # by picture, and which caption each has
-
-
-@dataclass(frozen=True)
-class Encoders:
-    """What fills a cache; `key` changes whenever either would give other numbers.
-
-    Attributes:
-        image: pictures (b, 3, h, w) to q(z | x).
-        text: captions to their states by name, each of b rows; for an encoder that is being trained its input.
-        key: hashes or names of both.
-    """
-
-    image: Callable[[Image], Gaussian]
-    text: Callable[[Sequence[str]], dict[str, Tensor]]
-    key: tuple[str, ...]
+OF_PICTURE = (MEAN, "var")  # in a batch; everything else is of the caption
+OPEN = 128  # shards that are mapped at a time
 
 
 class LatentCache(Dataset[Batch]):
-    """`views` views of every picture of a folder as posterior moments and text states.
+    """`views` views of every picture as posterior moments and text states.
 
-    Item i is view i % views of picture i // views: a dictionary of mean, var (c, h, w) and the caption's states.
+    An item is one view of one picture, a dictionary of mean, var (c, h, w) and the caption's states. The views of a
+    picture follow each other. A picture that cannot be read is named, once, and has no items.
 
     Args:
-        folder: the pictures.
+        pictures: a folder, or the spec of shards that come out of a pipe.
         encoders: autoencoder and text encoder.
         views: views per picture; with 1, the plain one (own caption, white ground).
-        directory: where the file is kept; made if missing.
+        directory: where caches are kept; made if missing. All processes of a run must see the same one.
         seed: of the views.
-        progress: wraps the iteration over batches, e.g. tqdm.
+        progress: wraps the iteration over the shards that are made, e.g. tqdm.
 
     Raises:
-        ValueError: an encoder gave a value that is not finite, or a cached file is damaged.
-        OSError: the directory cannot be written.
+        ValueError: an encoder gave a value that is not finite, or too many pictures cannot be read.
+        OSError: the directory cannot be written, or another process of the run is gone.
     """
 
     def __init__(
         self,
-        folder: ImageFolder,
+        pictures: ImageFolder | FolderSpec,
         encoders: Encoders,
         *,
         views: int,
@@ -72,64 +66,86 @@ class LatentCache(Dataset[Batch]):
         seed: int,
         progress: Callable[[Any], Any] = iter,
     ):
-        directory = Path(directory)
-        key = _key(folder, encoders, views, seed)
-        path = directory / f"latents-{key}.safetensors"
-        if not path.is_file():
-            directory.mkdir(parents=True, exist_ok=True)
-            shown = [(i, v) for i in range(len(folder)) for v in range(views)]
-            draws = [Draw(i, fold(seed, "view", i, v)) if views > 1 else i for i, v in shown]
-            write_atomically(path, save(_encode(folder, draws, encoders, progress)))
-        try:
-            self._tensors = load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path}: the cache is damaged ({error}); remove it, it will be made again") from error
+        parts: FolderParts | PipeParts
+        if isinstance(pictures, ImageFolder):
+            parts = FolderParts(pictures, views, seed)
+        else:
+            parts = PipeParts(pictures, views, seed)
+        self.folder, index = build(parts, encoders, Path(directory), world(), progress)
+        self._ends = list(accumulate(index["rows"]))
+        self._shapes: list[list[int]] = index["shape"]
+        self._open: OrderedDict[int, Tensors] = OrderedDict()
+        if world().first:
+            for line in (*(pictures.faults if isinstance(pictures, ImageFolder) else ()), *index["left_out"]):
+                report("left out: %s", line)
 
     def __len__(self) -> int:
-        return len(self._tensors[CAPTION])
-
-    def means_and_phrases(self) -> tuple[Tensor, Tensor]:
-        """Posterior means (n, c, h, w) and the state "phrases" (n, 2, p) of all items, half precision."""
-        return self._tensors["mean"], self._tensors["phrases"][self._tensors[CAPTION]]
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> Batch:
-        caption = self._tensors[CAPTION][index]
-        item = {name: self._tensors[name][index].float() for name in OF_PICTURE}
-        item |= {name: states[caption] for name, states in self._tensors.items() if name not in (*OF_PICTURE, CAPTION)}
-        return item
+        return {name: rows[0] for name, rows in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The items `indices` as one batch, which a loader takes as it is; all of one shape.
+
+        Raises:
+            ValueError: a shard is damaged, or holds values that are not finite.
+        """
+        rows = [self._row(index) for index in indices]
+        batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        for name, tensor in batch.items():
+            check_finite(name, tensor, f"remove {self.folder}, it will be made again")
+        batch[MEAN] = batch[MEAN].float()
+        batch["var"] = batch.pop(LOGVAR).float().exp()
+        return batch
+
+    @property
+    def mixed(self) -> bool:
+        """Whether latents have different shapes, of which a batch can hold only one."""
+        return len({tuple(shape) for shape in self._shapes if shape}) > 1
+
+    def pictures(self) -> Tensor:
+        """The number in the data set of every item's picture (n,)."""
+        return torch.cat([self._shard(n)[PICTURE] for n in range(len(self._ends))])
+
+    def shapes(self) -> list[int]:
+        """For every item, which of the shapes of this cache its latent has, numbered from 0."""
+        numbers = {tuple(shape): i for i, shape in enumerate(sorted(set(map(tuple, self._shapes))))}
+        starts = [0, *self._ends]
+        return [numbers[tuple(s)] for n, s in enumerate(self._shapes) for _ in range(starts[n], self._ends[n])]
+
+    def means_and_phrases(self) -> tuple[Tensor, Tensor]:
+        """Posterior means (n, c, h, w) and the state "phrases" (n, 2, p) of all items, half precision, in memory."""
+        shards = [self._shard(n) for n in range(len(self._ends)) if self._shapes[n]]
+        means = torch.cat([shard[MEAN] for shard in shards])
+        return means, torch.cat([shard["phrases"][shard[CAPTION]] for shard in shards])
+
+    def _row(self, index: int) -> Tensors:
+        """One item, in half precision, still in its file."""
+        index = range(len(self))[index]
+        number = bisect_right(self._ends, index)
+        shard = self._shard(number)
+        row = index - (self._ends[number - 1] if number else 0)
+        caption = int(shard[CAPTION][row])
+        return {n: t[row if n in (MEAN, LOGVAR) else caption] for n, t in shard.items() if n not in (CAPTION, PICTURE)}
+
+    def _shard(self, number: int) -> Tensors:
+        """The tensors of a shard, mapped; the one that was not used for longest is let go."""
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        path = shard_path(self.folder, number)
+        try:
+            with safe_open(path, framework="pt") as file:
+                shard = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path}: the cache is damaged ({error}); remove it, it will be made again") from error
+        self._open[number] = shard
+        if len(self._open) > OPEN:
+            self._open.popitem(last=False)
+        return shard
 
 
-def _encode(folder: ImageFolder, draws: Sequence[Draw | int], encoders: Encoders, progress: Any) -> dict[str, Tensor]:
-    means, variances, captions = [], [], []
-    for rows in progress(list(_chunks(draws))):
-        samples = [folder[draw] for draw in rows]
-        posterior = encoders.image(torch.stack([s.image for s in samples]))
-        means.append(posterior.mean.half().cpu())
-        variances.append(posterior.var.half().cpu())
-        captions += [s.caption for s in samples]
-    distinct = sorted(set(captions))
-    states = [encoders.text(chunk) for chunk in progress(list(_chunks(distinct)))]
-    position = {caption: i for i, caption in enumerate(distinct)}
-    found = {
-        "mean": torch.cat(means).contiguous(),  # a convolution may have left them channels last
-        "var": torch.cat(variances).contiguous(),
-        CAPTION: torch.tensor([position[caption] for caption in captions]),
-    }
-    for name in states[0]:
-        state = torch.cat([chunk[name].cpu() for chunk in states])
-        found[name] = state.half() if state.is_floating_point() else state
-    for name, tensor in found.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f"latent cache: '{name}' has values that are not finite; nothing was cached")
-    return found
-
-
-def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), ENCODED_AT_ONCE):
-        yield items[start : start + ENCODED_AT_ONCE]
-
-
-def _key(folder: ImageFolder, encoders: Encoders, views: int, seed: int) -> str:
-    rows = [[str(r.path), r.path.stat().st_size, r.path.stat().st_mtime_ns, dict(r.columns)] for r in folder.records]
-    parts = [list(encoders.key), folder.spec.size, views, seed, rows]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def collated(items: Any) -> Any:
+    """What a loader makes of the items of a data set; a `LatentCache` gives a batch already."""
+    return items if isinstance(items, dict) else default_collate(items)

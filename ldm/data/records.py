@@ -1,37 +1,27 @@
-"""Find pictures and their captions on disk, in any of the layouts that people have."""
+"""Find pictures and their captions on disk, in any of the layouts that people have.
+
+Nothing is decoded here. What is wrong with single pictures is collected, one line each, and these are left out; only a
+data set that is mostly wrong is refused.
+"""
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
+
+from ldm.data.record import LAYOUTS, Fault, Listing, Record, caption_of, check_share, class_numbers, shown
 
 CaptionSource = Literal["auto", "metadata", "text", "folders", "none"]
 METADATA = ("metadata.jsonl", "metadata.csv")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".tga"}
-LAYOUTS = (
-    'metadata.jsonl with lines like {"file_name": "a.png", "caption": "..."}, metadata.csv with these columns, '
-    "a.txt beside each a.png, or one folder for each class"
-)
+Rows = list[tuple[Path, dict[str, Any]]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One picture on disk.
-
-    Attributes:
-        path: the picture.
-        columns: its row of metadata, "caption" always among them.
-        label: class number, -1 where there are no classes.
-    """
-
-    path: Path
-    columns: Mapping[str, Any]
-    label: int = -1
-
-
-def read_records(root: Path, captions: CaptionSource = "auto") -> tuple[list[Record], list[str]]:
+def read_records(root: Path, captions: CaptionSource = "auto") -> Listing:
     """Every picture below `root` with its caption, sorted by path or in the order of the metadata.
 
     Args:
@@ -40,35 +30,35 @@ def read_records(root: Path, captions: CaptionSource = "auto") -> tuple[list[Rec
             the name of the sub-folder is the caption; "none": empty captions; "auto": the first of metadata, text
             and folders that is there.
 
-    Returns:
-        The records, and the names of the classes: a metadata column `label` or `concept`, or the sub-folders;
-        no names where the data has no classes or numbers them itself.
-
     Raises:
-        ValueError: no such folder, no pictures, a missing or duplicated file, or a picture without caption.
+        ValueError: no such folder, no pictures, captions that are in none of the layouts, or more than one picture in
+            ten that cannot be used.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; a data set is a folder with {LAYOUTS}")
+    pictures, texts = _walk(root)
     if captions == "auto":
-        captions = _detect(root)
+        captions = _detect(root, pictures, texts)
+    faults: list[str] = []
     match captions:
         case "metadata":
-            rows = _metadata_rows(root)
+            rows = _metadata_rows(root, set(pictures), faults)
         case "text":
-            rows = [(path, {"caption": _text_caption(path)}) for path in pictures_below(root)]
+            rows = _usable(pictures, lambda path: {"caption": _text_caption(path, texts)}, faults)
         case "folders":
-            rows = [(path, _folder_columns(root, path)) for path in pictures_below(root)]
+            rows = _usable(pictures, lambda path: _folder_columns(root, path), faults)
         case _:
-            rows = [(path, {"caption": ""}) for path in pictures_below(root)]
-    if not rows:
-        raise ValueError(f"{root}: no pictures found; a data set is a folder with {LAYOUTS}")
-    return _labelled(rows)
+            rows = [(path, {"caption": ""}) for path in pictures]
+    check_share(str(root), len(rows), faults)
+    numbers, classes = class_numbers([columns for _, columns in rows])
+    records = [Record(path=path, columns=c, label=n) for (path, c), n in zip(rows, numbers, strict=True)]
+    faults += _left_over(captions, rows, pictures, texts)
+    return Listing(records=records, classes=classes, faults=faults)
 
 
 def pictures_below(root: Path) -> list[Path]:
     """All picture files below `root`, sorted; hidden files and folders are not looked at."""
-    found = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    return _walk(root)[0]
 
 
 def metadata_file(root: Path) -> Path | None:
@@ -83,95 +73,142 @@ def metadata_file(root: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _detect(root: Path) -> CaptionSource:
+def _walk(root: Path) -> tuple[list[Path], set[Path]]:
+    """Pictures, sorted, and text files below `root`; one look at each folder, none at each file."""
+    pictures: list[Path] = []
+    texts: set[Path] = set()
+    folders = [root]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                suffix = "." + entry.name.rpartition(".")[2].lower()
+                if suffix in SUFFIXES and entry.is_file():
+                    pictures.append(Path(entry.path))
+                elif suffix == ".txt" and entry.is_file():
+                    texts.add(Path(entry.path))
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+    return sorted(pictures), texts
+
+
+def _detect(root: Path, pictures: list[Path], texts: set[Path]) -> CaptionSource:
     if metadata_file(root):
         return "metadata"
     inner = sorted(path.parent for name in METADATA for path in root.glob(f"*/{name}"))
     if inner:
         raise ValueError(f"{root}: has no metadata of its own, but {inner[0].name}/ has; give path {inner[0]}")
-    pictures = pictures_below(root)
-    if any(path.with_suffix(".txt").is_file() for path in pictures):
+    if any(path.with_suffix(".txt") in texts for path in pictures):
         return "text"
     if all(path.parent != root for path in pictures):
         return "folders"
     raise ValueError(f"{root}: no captions found; use {LAYOUTS}, or set captions: none")
 
 
-def _metadata_rows(root: Path) -> list[tuple[Path, dict[str, Any]]]:
-    source = metadata_file(root)
-    if source is None:
-        raise ValueError(f"{root}: no {' or '.join(METADATA)} here")
-    rows: list[tuple[Path, dict[str, Any]]] = []
-    seen: dict[Path, int] = {}
-    for line, columns in _read_table(source):
-        name = columns.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"{source}:{line}: no file_name; each row names its picture, relative to {root}")
-        path = root / name
-        if path in seen:
-            raise ValueError(f"{source}:{line}: {name} is named again (first on line {seen[path]}); remove one row")
-        seen[path] = line
-        if not path.is_file():
-            raise ValueError(f"{source}:{line}: {name} does not exist in {root}; restore it or remove the row")
-        caption = columns.get("caption", columns.get("text"))
-        if not isinstance(caption, str) or not caption.strip():
-            raise ValueError(f"{source}:{line}: {name} has no caption; fill the column caption (or text)")
-        rows.append((path, columns | {"caption": caption.strip()}))
+def _usable(pictures: list[Path], columns: Callable[[Path], dict[str, Any]], faults: list[str]) -> Rows:
+    """The columns of every picture that has them; what is wrong with the others goes to `faults`."""
+    rows = []
+    for path in pictures:
+        try:
+            rows.append((path, columns(path)))
+        except Fault as fault:
+            faults.append(str(fault))
     return rows
 
 
-def _read_table(source: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    """(line number, columns) of each row."""
+def _left_over(captions: CaptionSource, rows: Rows, pictures: list[Path], texts: set[Path]) -> list[str]:
+    """Captions without their pictures, pictures without their rows: they cost no picture that was meant to be seen."""
+    if captions == "text":
+        captioned, folders = {path.with_suffix(".txt") for path in pictures}, {path.parent for path in pictures}
+        lone = sorted(text for text in texts - captioned if text.parent in folders)
+        return [f"{shown(text)}: a caption without its picture" for text in lone]
+    if captions == "metadata":
+        return [
+            f"{shown(path)}: not named in the metadata" for path in sorted(set(pictures) - {row[0] for row in rows})
+        ]
+    return []
+
+
+def _metadata_rows(root: Path, pictures: set[Path], faults: list[str]) -> Rows:
+    source = metadata_file(root)
+    if source is None:
+        raise ValueError(f"{root}: no {' or '.join(METADATA)} here")
+    rows: Rows = []
+    seen: dict[Path, int] = {}
+    for line, read in _read_table(source):
+        try:
+            columns = read()
+            path = _named(root, columns, pictures, seen, f"{shown(source)}:{line}")
+            seen[path] = line
+            rows.append((path, columns | {"caption": caption_of(columns, f"{shown(source)}:{line}: {path.name}")}))
+        except Fault as fault:
+            faults.append(str(fault))
+    return rows
+
+
+def _named(root: Path, columns: Mapping[str, Any], pictures: set[Path], seen: Mapping[Path, int], where: str) -> Path:
+    """The picture that a row names."""
+    name = columns.get("file_name")
+    if not isinstance(name, str) or not name:
+        raise Fault(f"{where}: no file_name; each row names its picture, relative to {root}")
+    path = root / name
+    if path in seen:
+        raise Fault(f"{where}: {name} is named again (first on line {seen[path]}); remove one row")
+    if path not in pictures and not path.is_file():  # most are known from the walk, without another look
+        raise Fault(f"{where}: {name} does not exist in {root}; restore it or remove the row")
+    return path
+
+
+def _read_table(source: Path) -> Iterator[tuple[int, Callable[[], dict[str, Any]]]]:
+    """(line number, what reads its columns) of each row."""
     try:
         text = source.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{source}: cannot be read as UTF-8 text: {error}") from error
     if source.suffix == ".csv":
-        reader = csv.DictReader(text.splitlines(keepends=True))
-        yield from ((reader.line_num, dict(row)) for row in reader)
+        yield from _csv_rows(source, text)
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield number, _json_row(source, number, line)
+            yield number, partial(_json_row, source, number, line)
+
+
+def _csv_rows(source: Path, text: str) -> Iterator[tuple[int, Callable[[], dict[str, Any]]]]:
+    reader = csv.DictReader(StringIO(text, newline=""))
+    try:
+        for row in reader:
+            columns = {name: value for name, value in row.items() if name is not None}  # None: more values than columns
+            yield reader.line_num, partial(dict, columns)
+    except csv.Error as error:
+        raise ValueError(f"{shown(source)}:{reader.line_num}: not CSV: {error}") from error
 
 
 def _json_row(source: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{source}:{number}: not JSON: {error}") from error
+        raise Fault(f"{shown(source)}:{number}: not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise ValueError(f'{source}:{number}: expected an object like {{"file_name": ..., "caption": ...}}')
+        raise Fault(f'{shown(source)}:{number}: expected an object like {{"file_name": ..., "caption": ...}}')
     return row
 
 
-def _text_caption(path: Path) -> str:
+def _text_caption(path: Path, texts: set[Path]) -> str:
     source = path.with_suffix(".txt")
-    if not source.is_file():
-        raise ValueError(f"{path}: no caption; {source.name} is missing beside it")
+    if source not in texts:
+        raise Fault(f"{shown(path)}: no caption; {shown(Path(source.name))} is missing beside it")
     try:
         caption = source.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source}: cannot be read as UTF-8 text: {error}") from error
+        raise Fault(f"{shown(source)}: cannot be read as UTF-8 text: {error}") from error
     if not caption:
-        raise ValueError(f"{path}: no caption; {source.name} is empty")
+        raise Fault(f"{shown(path)}: no caption; {shown(Path(source.name))} is empty")
     return caption
 
 
-def _folder_columns(root: Path, path: Path) -> dict[str, str]:
+def _folder_columns(root: Path, path: Path) -> dict[str, Any]:
     if path.parent == root:
-        raise ValueError(f"{path}: no caption; it lies outside the class folders of {root}")
+        raise Fault(f"{shown(path)}: no caption; it lies outside the class folders of {root}")
     name = path.relative_to(root).parts[0]
     return {"caption": name.replace("_", " ").replace("-", " ").strip(), "label": name}
-
-
-def _labelled(rows: list[tuple[Path, dict[str, Any]]]) -> tuple[list[Record], list[str]]:
-    """Number the classes in sorted order of their names, or by their own numbers where they are numbers."""
-    column = next((name for name in ("label", "concept") if all(name in columns for _, columns in rows)), None)
-    if column is None:
-        return [Record(path=path, columns=columns) for path, columns in rows], []
-    names = {str(columns[column]) for _, columns in rows}
-    numbered = all(name.isdecimal() for name in names)
-    classes = [] if numbered else sorted(names)
-    numbers = {name: int(name) for name in names} if numbered else {name: i for i, name in enumerate(classes)}
-    return [Record(path=path, columns=c, label=numbers[str(c[column])]) for path, c in rows], classes

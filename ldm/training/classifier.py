@@ -21,8 +21,8 @@ from ldm.core.optim import OptimSpec, adamw, scheduled
 from ldm.core.precision import AUTO
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.trainer import make_trainer, steps_done, train, use_rate
-from ldm.data.latents import Batch
-from ldm.data.records import read_records
+from ldm.data.folder import FolderSpec, read_listing
+from ldm.data.latents import Batch, LatentCache
 from ldm.nets.classifier import NoisyClassifier, NoisyClassifierSpec
 from ldm.process.conditionals import q_sample
 from ldm.process.schedule import Schedule
@@ -85,26 +85,19 @@ class Labelled(Dataset[Batch]):
     """A latent cache with a label for each picture: item i is mean, var (c, h, w) and label ().
 
     Args:
-        cache: `views` items for each picture, one picture after the other.
-        labels: of the pictures.
-        views: items per picture.
-
-    Raises:
-        ValueError: the cache does not hold as many items as the labels ask for.
+        cache: views of the pictures.
+        labels: of the pictures, in the order of the data set.
     """
 
-    def __init__(self, cache: Dataset[Batch], labels: Sequence[int], views: int):
-        self._cache, self._labels, self._views = cache, list(labels), views
-        items = len(cache)  # type: ignore[arg-type]
-        if items != len(labels) * views:
-            raise ValueError(f"labels: {len(labels)} with {views} views each, but the cache has {items} items")
+    def __init__(self, cache: LatentCache, labels: Sequence[int]):
+        self._cache, self._labels = cache, torch.tensor(labels)[cache.pictures()]
 
     def __len__(self) -> int:
-        return len(self._labels) * self._views
+        return len(self._labels)
 
     def __getitem__(self, index: int) -> Batch:
         item = self._cache[index]
-        return {"mean": item["mean"], "var": item["var"], "label": torch.tensor(self._labels[index // self._views])}
+        return {"mean": item["mean"], "var": item["var"], "label": self._labels[index]}
 
 
 def values_of(folder: str, column: str) -> list[str]:
@@ -113,11 +106,11 @@ def values_of(folder: str, column: str) -> list[str]:
     Raises:
         ValueError: the folder cannot be read, or a picture has nothing in that column.
     """
-    records, _ = read_records(Path(folder))
+    records = read_listing(FolderSpec(path=folder)).records
     for record in records:
         if record.columns.get(column) in (None, ""):
             raise ValueError(
-                f"data.column: {column!r} is missing for {record.path}; known: {', '.join(record.columns)}"
+                f"data.column: {column!r} is missing for {record.name}; known: {', '.join(record.columns)}"
             )
     return [str(record.columns[column]) for record in records]
 
@@ -234,7 +227,7 @@ def _labelled(
     train_labels, val_labels = ([number[value] for value in column] for column in values)
     seen = cached(model, config.data.train, config.data.views)
     held_out = cached(model, config.data.val, 1)
-    return Labelled(seen, train_labels, config.data.views), Labelled(held_out, val_labels, 1)
+    return Labelled(seen, train_labels), Labelled(held_out, val_labels)
 
 
 def _check(config: ClassifierConfig, model: Model, classes: list[str], held_out: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Batches of cached latents and text states for stage 2: endless and resumable for training, fixed for validation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,14 +8,22 @@ from torch.utils.data import DataLoader, Dataset
 
 from ldm.build import Model
 from ldm.core.bundle import content_hash
+from ldm.core.device import pick_device
+from ldm.core.distributed import world
 from ldm.core.gaussian import Gaussian
 from ldm.core.precision import autocast, dtype_of
 from ldm.core.shapes import Image
+from ldm.data.buckets import BucketOrder
+from ldm.data.caching import Encoders
 from ldm.data.folder import FolderSpec, ImageFolder
-from ldm.data.latents import Batch, Encoders, LatentCache
+from ldm.data.latents import Batch, LatentCache, collated
 from ldm.data.position import ResumableSampler
+from ldm.data.tar import PIPE
+from ldm.data.variety import Variety
 from ldm.nets.cond import Cond
 from ldm.nets.guess import READING
+
+VALIDATED_AT_ONCE = 128
 
 
 def cached(model: Model, path: str, views: int) -> LatentCache:
@@ -27,7 +35,9 @@ def cached(model: Model, path: str, views: int) -> LatentCache:
     from tqdm import tqdm
 
     config = model.config
-    device = next(model.denoise.parameters()).device
+    device = pick_device("auto")
+    model.codec.to(device)
+    model.text.to(device)  # type: ignore[attr-defined]
     narrow = dtype_of(config.precision, device)
 
     @torch.inference_mode()
@@ -44,14 +54,25 @@ def cached(model: Model, path: str, views: int) -> LatentCache:
     frozen = {name: tensor for name, tensor in model.unlearned().items() if name.startswith("text.")}
     text = (repr(config.text), *([content_hash({}, frozen)] if frozen else []))
     encoders = Encoders(encode_image, encode_text, (model.latents, *text, str(narrow), phrases))
+    spec = pictures(model, path)
     return LatentCache(
-        ImageFolder(FolderSpec(path=path, size=config.data.size)),
+        spec if path.startswith(PIPE) else ImageFolder(spec),
         encoders,
         views=views,
         directory=config.data.cache,
         seed=config.seed,
-        progress=lambda batches: tqdm(batches, desc=f"caching {path}", unit="batch"),
+        progress=lambda shards: tqdm(
+            shards, desc=f"caching {path}", unit="shard", disable=not (shards and world().first)
+        ),
     )
+
+
+def pictures(model: Model, path: str) -> FolderSpec:
+    """The pictures of `path` as a model's configuration wants them."""
+    data = model.config.data
+    unit = model.codec.factor * 2 ** (len(model.config.net.mult) - 1)
+    variety = Variety(flip=data.flip, shuffle_tags=data.shuffle_tags)
+    return FolderSpec(path=path, size=data.size, unit=unit if data.buckets else None, variety=variety)
 
 
 def cacheable(model: Model, captions: Sequence[str]) -> Cond:
@@ -62,12 +83,43 @@ def cacheable(model: Model, captions: Sequence[str]) -> Cond:
     return Cond(ids, mask)
 
 
-def train_loader(data: Dataset[Batch], n: int, batch: int, seed: int, steps_done: int) -> DataLoader[Batch]:
-    """Endless batches that continue after `steps_done` optimiser steps exactly as an uninterrupted run would."""
-    order = ResumableSampler(n, seed, steps_done * batch)
-    return DataLoader(data, batch, sampler=order)
+def train_loader(
+    data: Dataset[Batch], n: int, batch: int, seed: int, steps_done: int, *, workers: int = 0
+) -> DataLoader[Batch]:
+    """Endless batches that continue after `steps_done` optimiser steps exactly as an uninterrupted run would.
+
+    Args:
+        data: of `n` items; those of a `LatentCache` with several shapes come in batches of one shape.
+        n: items.
+        batch: items of all processes together in a step.
+        seed: of the order.
+        steps_done: optimiser steps before.
+        workers: processes that load them. 0: this process.
+
+    Raises:
+        ValueError: the processes cannot share the batch evenly.
+    """
+    here = world()
+    share = here.share(batch)
+    shapes = data.shapes() if isinstance(data, LatentCache) and data.mixed else None
+    if shapes is not None:
+        batches = BucketOrder(shapes, seed, batch=batch, start=steps_done, rank=here.rank, world=here.size)
+        return DataLoader(data, batch_sampler=batches, collate_fn=collated, num_workers=workers)
+    order = ResumableSampler(n, seed, steps_done * batch, rank=here.rank, world=here.size)
+    return DataLoader(data, share, sampler=order, collate_fn=collated, num_workers=workers)
 
 
 def val_loader(data: Dataset[Batch]) -> DataLoader[Batch]:
-    """Everything once, in order."""
-    return DataLoader(data, 128)
+    """Everything once, in order, in batches of one shape."""
+    if not isinstance(data, LatentCache) or not data.mixed:
+        return DataLoader(data, VALIDATED_AT_ONCE, collate_fn=collated)
+    by_shape: dict[int, list[int]] = {}
+    for i, shape in enumerate(data.shapes()):
+        by_shape.setdefault(shape, []).append(i)
+    batches = [list(rows) for same in by_shape.values() for rows in _batches(same)]
+    return DataLoader(data, batch_sampler=batches, collate_fn=collated)
+
+
+def _batches(items: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), VALIDATED_AT_ONCE):
+        yield items[start : start + VALIDATED_AT_ONCE]

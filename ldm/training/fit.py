@@ -7,6 +7,7 @@ import lightning
 from ldm.build import Model, build_codec, build_denoiser, build_guess, latents_name, load_model, save_model, text_root
 from ldm.config import RunConfig
 from ldm.core.config_io import dump_yaml
+from ldm.core.distributed import join
 from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.data.latents import LatentCache
 from ldm.nets.guess import LatentGuess
@@ -39,6 +40,7 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
         ValueError: the data, a checkpoint or the autoencoder cannot be used, or training left the finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
+    here = join(config.trainer)
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
     model = build_for_training(config, out, init)
@@ -56,10 +58,15 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
         precision=config.precision,
         validate_every=config.validate_every,
         save_every=config.save_every,
+        spec=config.trainer,
     )
-    (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
-    loaders = train_loader(seen, len(seen), config.data.batch, config.seed, done), val_loader(held_out)
-    train(trainer, module, loaders, out)
+    if here.first:
+        (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
+    data = config.data
+    batches = train_loader(seen, len(seen), data.batch, config.seed, done, workers=data.workers)
+    train(trainer, module, (batches, val_loader(held_out)), out)
+    if not here.first:
+        return out / "model"
     weights = module.ema.weights() | model.unlearned()
     save_model(out / "model", config, weights, Path(config.codec.path))
     return out / "model"
@@ -82,7 +89,7 @@ def ready_guess(model: Model, seen: LatentCache, out: Path, start: LatentGuess |
     null = cacheable(model, [""]).phrases
     assert null is not None  # it is there whenever there is a guess
     config, pairs = model.config, seen.means_and_phrases()
-    train_guess(model.guess, pairs, null[0].detach(), config.data.drop_caption, config.seed, out, start)
+    train_guess(model.guess, pairs, null[0].detach().cpu(), config.data.drop_caption, config.seed, out, start)
 
 
 def build_for_training(config: RunConfig, out: Path, init: Path | None = None) -> Model:

@@ -8,6 +8,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ldm.build import Model
+from ldm.core.distributed import world
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
 from ldm.core.images import grid
@@ -47,7 +48,8 @@ class LatentDiffusion(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The weighted denoising loss of one noisy copy of every latent of the batch."""
         config = self.model.config
-        noise = NoiseStream([fold(config.seed, "train", self.global_step)])
+        here = world()
+        noise = NoiseStream([fold(config.seed, "train", self.global_step)], rank=here.rank, size=here.size)
         per_image, t = self.loss(batch, noise, dropped=config.data.drop_caption)
         loss = per_image.mean()
         self.log("train/loss", loss, prog_bar=True)
@@ -64,7 +66,7 @@ class LatentDiffusion(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Draw the prompts with the averaged weights, through the path that users take."""
-        if not self.prompts or not isinstance(self.logger, TensorBoardLogger):
+        if not world().first or not self.prompts or not isinstance(self.logger, TensorBoardLogger):
             return
         with self.ema.applied():
             images = txt2img(self.model, Request(prompts=self.prompts, seeds=tuple(range(len(self.prompts)))))
@@ -101,7 +103,7 @@ class LatentDiffusion(lightning.LightningModule):
         z = noise.normal((1, *batch["mean"].shape), like=batch["mean"][None])[0]
         x0 = batch["mean"] if config.data.latents == "mean" else sample(Gaussian(batch["mean"], batch["var"]), z)
         eps = noise.normal((1, *x0.shape), like=x0[None])[0]
-        t = config.times.draw(b, noise, schedule).to(x0.device)
+        t = noise.of_batch(b, lambda n, whole: config.times.draw(n, whole, schedule)).to(x0.device)
         empty = noise.uniform((1, b))[0].to(x0.device) < dropped
         denoise = self.conditioned(batch, empty, noise)
         if config.prediction.learned_variance:
