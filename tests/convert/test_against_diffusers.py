@@ -13,7 +13,8 @@ from ldm.nets.cond import Cond
 
 diffusers = pytest.importorskip("diffusers")
 
-TEXTS = ["", "a red apple", "Two  DOGS, naïve café!", "far too long " * 40]
+# Without "!": as the padding of generation 2 it is a special token to transformers, and no word to open_clip and to us.
+TEXTS = ["", "a red apple", "Two  DOGS, naïve café?", "far too long " * 40]
 
 
 @pytest.fixture(scope="module", params=small.MODELS)

@@ -18,6 +18,7 @@ from ldm.training.distill import DistillConfig, student_config
 ROOT = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
 PARAMETERS = {"autoencoder/sd_f8.yaml": 83_653_863, "ldm/sd1.yaml": 859_520_964, "ldm/sd2_v.yaml": 865_910_724}
+PARAMETERS |= {"ldm/sd1_finetune.yaml": PARAMETERS["ldm/sd1.yaml"]}
 
 
 Recipe = AutoencoderConfig | ClassifierConfig | DistillConfig | RunConfig
