@@ -134,7 +134,9 @@ def answering() -> Iterator[None]:
     except RuntimeError as error:
         if not _about_others(error):
             raise
-        reason = str(error).strip().splitlines()[0].rpartition("] ")[2]
+        reason = (
+            str(error).strip().splitlines()[0].rpartition(".cc:")[2].partition("] ")[2].partition(". ")[0] or "no word"
+        )
         raise LostProcessError(
             f"process {os.environ.get('RANK', '0')} of {os.environ.get('WORLD_SIZE', '1')}: another process of the run "
             f"was lost ({reason}); the last checkpoint is kept: run the same command to resume from it"

@@ -191,6 +191,7 @@ def make_trainer(
         "ignore", "Using ModelCheckpoint with manual optimization"
     )  # the state after a step is meant
     warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning's own use of an old name in torch
+    warnings.filterwarnings("ignore", "It is recommended to use `self.log")  # every process validates on everything
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # what is frozen is meant to be
     checkpoint = ModelCheckpoint(
         out, save_last=True, save_top_k=0, every_n_train_steps=save_every, enable_version_counter=False

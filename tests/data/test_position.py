@@ -70,3 +70,13 @@ def test_a_loader_with_workers_keeps_the_order():
 def test_refuses_numbers_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         ResumableSampler(**{"n": 3, "seed": 0, **options})
+
+
+@given(n=st.integers(1, 30), worlds=st.lists(st.sampled_from([1, 2, 3, 4]), min_size=2, max_size=5))
+def test_each_picture_is_seen_once_an_epoch_whatever_the_processes(n, worlds):
+    batch, seen = 12, []
+    for world in worlds:  # each goes on where the former ended, for a few steps
+        parts = [take(ResumableSampler(n, 3, len(seen), rank=r, world=world), 2 * batch // world) for r in range(world)]
+        seen += [index for group in zip(*parts, strict=True) for index in group]
+    for epoch in range(len(seen) // n):
+        assert sorted(seen[epoch * n : (epoch + 1) * n]) == list(range(n))
