@@ -108,10 +108,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with _replacing(path) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode  # that of any file of the user; `save_file` would keep it private
         try:
             save_file(ready, partial, metadata=dict(metadata))
         except SafetensorError as error:
             raise OSError(f"{path}: cannot be written ({error})") from error
+        partial.chmod(mode)
 
 
 @contextmanager

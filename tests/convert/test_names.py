@@ -73,8 +73,7 @@ def test_autoencoder():
     assert (sum(shape.numel() for shape in ours.values()), len(ours)) == (83_653_863, 248)
     single = {theirs: tagged(ours)[n] for n, (theirs,) in compvis.autoencoder_names(spec).items()}
     expected = {autoencoder_name(n): tag for n, tag in tagged(ours).items()}
-    config = {"down_block_types": blocks["down_block_types"]}
-    assert same_tags(convert_ldm_vae_checkpoint(single, config), expected)
+    assert same_tags(convert_ldm_vae_checkpoint(single, blocks), expected)
 
 
 @pytest.mark.parametrize("generation", TOWERS)
