@@ -72,9 +72,9 @@ def read_parquet(paths: list[Path], captions: bool = True) -> Listing:
 
 def _rows(path: Path) -> list[tuple[Row, dict[str, Any]]]:
     """Where every picture of a file is, and the other columns beside it."""
+    file = _open(path)
     import pyarrow.types as kinds
 
-    file = _open(path)
     pictures = [field.name for field in file.schema_arrow if _holds_pictures(field.type)]
     if len(pictures) > 1 and "image" in pictures:
         pictures = ["image"]

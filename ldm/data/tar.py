@@ -163,6 +163,10 @@ def _samples(tar: tarfile.TarFile, take: Take) -> Iterator[tuple[str, Files]]:
         files["." + suffix.lower()] = take(tar, member)
     if files:
         yield key, files
+    if (
+        tar.fileobj is not None and tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE
+    ):  # the module takes it for the end
+        raise tarfile.ReadError("no end mark")
 
 
 def _record(path: Path, key: str, files: Files, captions: bool) -> Record:
