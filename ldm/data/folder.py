@@ -20,7 +20,7 @@ from ldm.data.buckets import Size, bucket_sizes, nearest
 from ldm.data.captions import View, compose, draw_view, plain_view
 from ldm.data.parquet import read_parquet
 from ldm.data.position import Draw
-from ldm.data.record import Listing, Record, shown
+from ldm.data.record import MOST_FAULTS, Listing, Record, shown
 from ldm.data.records import CaptionSource, read_records
 from ldm.data.tar import PIPE, expand, read_tars
 from ldm.data.variety import Variety
@@ -176,8 +176,8 @@ class ImageFolder(Dataset[Sample]):
         return self.spec.sizes[0] if self.spec.unit is None else self.spec.sizes[int(self.buckets[index])]
 
 
-def read_listing(spec: FolderSpec) -> Listing:
-    """What is in the data set, without decoding a picture.
+def read_listing(spec: FolderSpec, most: float = MOST_FAULTS) -> Listing:
+    """What is in the data set, without decoding a picture; `most` is the share of it that may be left out.
 
     Raises:
         ValueError: as `read_records`, `read_parquet` and `read_tars`.
@@ -194,10 +194,10 @@ def read_listing(spec: FolderSpec) -> Listing:
     if paths and paths[0].suffix in (".parquet", ".tar") and missing:
         raise ValueError(f"{shown(missing[0])}: no such file")
     if paths and paths[0].suffix == ".parquet":
-        return read_parquet(paths, captions)
+        return read_parquet(paths, captions, most)
     if paths and paths[0].suffix == ".tar":
-        return read_tars(paths, captions)
-    return read_records(Path(spec.path), spec.captions)
+        return read_tars(paths, captions, most)
+    return read_records(Path(spec.path), spec.captions, most)
 
 
 def showings(record: Record, size: Size, spec: FolderSpec, index: int, seeds: Sequence[int | None]) -> list[Sample]:

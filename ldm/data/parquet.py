@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ldm.data.record import Fault, Listing, Record, caption_of, check_share, class_numbers, shown
+from ldm.data.record import MOST_FAULTS, Fault, Listing, Record, caption_of, check_share, class_numbers, shown
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,18 @@ class Row:
         return bytes(found)
 
 
-def read_parquet(paths: list[Path], captions: bool = True) -> Listing:
+def read_parquet(paths: list[Path], captions: bool = True, most: float = MOST_FAULTS) -> Listing:
     """Every row of the files that has a caption; no picture is read.
 
     Args:
         paths: Parquet files with one column of pictures, binary or a struct with the field `bytes`, and a column
             `caption` or `text`. Further columns of plain values are kept.
         captions: whether a row needs a caption; without, it is empty.
+        most: share of the rows that may be left out.
 
     Raises:
-        ValueError: pyarrow is missing, a file cannot be read or has no column of pictures, or more than one row in ten
-            cannot be used.
+        ValueError: pyarrow is missing, a file cannot be read or has no column of pictures, or more than `most` of the
+            rows cannot be used.
     """
     rows: list[tuple[Path, Row, dict[str, Any]]] = []
     faults: list[str] = []
@@ -61,7 +62,7 @@ def read_parquet(paths: list[Path], captions: bool = True) -> Listing:
                 rows.append((path, row, columns))
             except Fault as fault:
                 faults.append(str(fault))
-    check_share(", ".join(map(shown, paths[:1])), len(rows), faults)
+    check_share(", ".join(map(shown, paths[:1])), len(rows), faults, most)
     numbers, classes = class_numbers([columns for _, _, columns in rows])
     records = [
         Record(path=path, columns=columns, label=number, inside=row)
@@ -72,9 +73,9 @@ def read_parquet(paths: list[Path], captions: bool = True) -> Listing:
 
 def _rows(path: Path) -> list[tuple[Row, dict[str, Any]]]:
     """Where every picture of a file is, and the other columns beside it."""
+    file = _open(path)
     import pyarrow.types as kinds
 
-    file = _open(path)
     pictures = [field.name for field in file.schema_arrow if _holds_pictures(field.type)]
     if len(pictures) > 1 and "image" in pictures:
         pictures = ["image"]

@@ -65,13 +65,13 @@ class Fault(ValueError):
     """What is wrong with one picture, row or caption."""
 
 
-def check_share(where: str, usable: int, faults: list[str]) -> None:
+def check_share(where: str, usable: int, faults: list[str], most: float = MOST_FAULTS) -> None:
     """Refuse a data set that is empty or mostly wrong.
 
     Raises:
-        ValueError: nothing usable, or more than one in ten not usable.
+        ValueError: nothing usable, or more than `most` of it not usable.
     """
-    if faults and len(faults) > MOST_FAULTS * (usable + len(faults)):
+    if faults and (not usable or len(faults) > most * (usable + len(faults))):
         more = f" (and {len(faults) - 1} more; scripts/check_data.py lists them)" if len(faults) > 1 else ""
         raise ValueError(f"{faults[0]}{more}: too many of {usable + len(faults)} to train around")
     if not usable:

@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
-from ldm.data.record import LAYOUTS, Fault, Listing, Record, caption_of, check_share, class_numbers, shown
+from ldm.data.record import LAYOUTS, MOST_FAULTS, Fault, Listing, Record, caption_of, check_share, class_numbers, shown
 
 CaptionSource = Literal["auto", "metadata", "text", "folders", "none"]
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -21,7 +21,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 Rows = list[tuple[Path, dict[str, Any]]]
 
 
-def read_records(root: Path, captions: CaptionSource = "auto") -> Listing:
+def read_records(root: Path, captions: CaptionSource = "auto", most: float = MOST_FAULTS) -> Listing:
     """Every picture below `root` with its caption, sorted by path or in the order of the metadata.
 
     Args:
@@ -29,10 +29,11 @@ def read_records(root: Path, captions: CaptionSource = "auto") -> Listing:
         captions: "metadata": `metadata.jsonl` or `metadata.csv`; "text": a .txt file beside each picture; "folders":
             the name of the sub-folder is the caption; "none": empty captions; "auto": the first of metadata, text
             and folders that is there.
+        most: share of the pictures that may be left out.
 
     Raises:
-        ValueError: no such folder, no pictures, captions that are in none of the layouts, or more than one picture in
-            ten that cannot be used.
+        ValueError: no such folder, no pictures, captions that are in none of the layouts, or more than `most`
+            of the pictures cannot be used.
     """
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder; a data set is a folder with {LAYOUTS}")
@@ -49,7 +50,7 @@ def read_records(root: Path, captions: CaptionSource = "auto") -> Listing:
             rows = _usable(pictures, lambda path: _folder_columns(root, path), faults)
         case _:
             rows = [(path, {"caption": ""}) for path in pictures]
-    check_share(str(root), len(rows), faults)
+    check_share(str(root), len(rows), faults, most)
     numbers, classes = class_numbers([columns for _, columns in rows])
     records = [Record(path=path, columns=c, label=n) for (path, c), n in zip(rows, numbers, strict=True)]
     faults += _left_over(captions, rows, pictures, texts)

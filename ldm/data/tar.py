@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ldm.data.record import Fault, Listing, Record, caption_of, check_share, class_numbers, shown
+from ldm.data.record import MOST_FAULTS, Fault, Listing, Record, caption_of, check_share, class_numbers, shown
 from ldm.data.records import SUFFIXES
 
 PIPE = "pipe:"
@@ -69,16 +69,17 @@ def expand(pattern: str) -> list[str]:
     return [name for i in numbers for name in expand(f"{pattern[: found.start()]}{i}{pattern[found.end() :]}")]
 
 
-def read_tars(paths: list[Path], captions: bool = True) -> Listing:
+def read_tars(paths: list[Path], captions: bool = True, most: float = MOST_FAULTS) -> Listing:
     """Index shards on disk: every picture that has a caption, by reading headers and captions only.
 
     Args:
         paths: uncompressed tar files; a sample is a picture with `.txt` (its caption) or `.json` (its columns, with
             `caption` or `text` among them), and perhaps `.cls` (its label).
         captions: whether a picture needs a caption; without, it is empty.
+        most: share of the pictures that may be left out.
 
     Raises:
-        ValueError: a file is missing or no plain tar, or more than one picture in ten cannot be used.
+        ValueError: a file is missing or no plain tar, or more than `most` of the pictures cannot be used.
     """
     records: list[Record] = []
     faults: list[str] = []
@@ -90,7 +91,7 @@ def read_tars(paths: list[Path], captions: bool = True) -> Listing:
             raise ValueError(
                 f"{shown(path)}: not a plain tar ({error}); give a compressed one as pipe:gzip -dc ..."
             ) from error
-    check_share(shown(paths[0]), len(records), faults)
+    check_share(shown(paths[0]), len(records), faults, most)
     numbers, classes = class_numbers([dict(record.columns) for record in records])
     labelled = [
         Record(path=r.path, columns=r.columns, label=number, inside=r.inside)
@@ -163,6 +164,10 @@ def _samples(tar: tarfile.TarFile, take: Take) -> Iterator[tuple[str, Files]]:
         files["." + suffix.lower()] = take(tar, member)
     if files:
         yield key, files
+    if (
+        tar.fileobj is not None and tar.fileobj.tell() < tar.offset + tarfile.BLOCKSIZE
+    ):  # the module takes it for the end
+        raise tarfile.ReadError("no end mark")
 
 
 def _record(path: Path, key: str, files: Files, captions: bool) -> Record:
