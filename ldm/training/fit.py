@@ -51,7 +51,7 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     seen = cached(model, config.data.train, config.data.views)
     held_out = cached(model, config.data.val, 1)
     ready_guess(model, seen, out, started.guess if started is not None else None)
-    module = LatentDiffusion(model, PROMPTS)
+    module = LatentDiffusion(model, PROMPTS if config.low is None else ())  # an upscaler draws from small pictures
     trainer = make_trainer(
         out,
         steps=config.optim.steps,
