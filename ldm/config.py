@@ -115,6 +115,7 @@ class DataSpec:
         flip: whether half of the views are mirrored: "never", "swap" (captions then say "right" for "left"), or
             "unless_named" (but those whose caption names a side).
         shuffle_tags: whether the parts of a caption between commas, but for the first, change their order.
+        limit: at most so many training pictures, spread evenly over the folder; null: all.
         drop_caption: share of captions replaced by the empty one, for classifier-free guidance.
         cache: folder of cached latents and text states; all processes of a run must see the same one.
         workers: processes that load them. 0: the training process itself.
@@ -129,6 +130,7 @@ class DataSpec:
     buckets: bool = False
     flip: Flip = "never"
     shuffle_tags: bool = False
+    limit: int | None = None
     drop_caption: float = 0.1
     cache: str = "runs/cache"
     workers: int = 0

@@ -123,7 +123,7 @@ class PipeParts:
         seed: of the views.
 
     Raises:
-        ValueError: buckets are asked for.
+        ValueError: buckets are asked for, or only some of the pictures.
     """
 
     def __init__(self, spec: FolderSpec, views: int, seed: int):
@@ -131,6 +131,8 @@ class PipeParts:
             raise ValueError(
                 f"{spec.path}: a pipe is read in its own order, without buckets; use shards on disk for them"
             )
+        if spec.limit is not None:
+            raise ValueError(f"{spec.path}: a pipe is read to its end, so limit cannot be {spec.limit}; leave it out")
         self.spec, self.views, self.seed = spec, views, seed
         self.commands = expand(spec.path.removeprefix(PIPE))
 

@@ -1,6 +1,7 @@
 """Batches of cached latents and text states for stage 2: endless and resumable for training, fixed for validation."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from ldm.nets.guess import READING
 VALIDATED_AT_ONCE = 128
 
 
-def cached(model: Model, path: str, views: int) -> LatentCache:
+def cached(model: Model, path: str, views: int, limit: int | None = None) -> LatentCache:
     """The folder `path` through the model's frozen encoders, from the cache or into it.
 
     Raises:
@@ -63,7 +64,7 @@ def cached(model: Model, path: str, views: int) -> LatentCache:
     small = () if config.low is None else (repr((config.low.factors, config.low.redrawn)),)
     key = (model.latents, *text, str(narrow), phrases, *small)
     encoders = Encoders(encode_image, encode_text, key, None if config.low is None else encode_low)
-    spec = pictures(model, path)
+    spec = replace(pictures(model, path), limit=limit)
     return LatentCache(
         spec if path.startswith(PIPE) else ImageFolder(spec),
         encoders,
