@@ -10,7 +10,7 @@ from ldm.build import Model
 from ldm.codec import IdentityCodec, ScaledCodec
 from ldm.core.images import interpolated, resized
 from ldm.core.rng import NoiseStream
-from ldm.core.shapes import Image, Latent
+from ldm.core.shapes import Image
 from ldm.nets.low import Low, LowSpec, noised
 
 ROUNDS = 4  # of `held_to`: what is left of the difference is then below a rounding to 8 bits almost everywhere
@@ -67,7 +67,9 @@ def low_latent(
     return codec.posterior(resized(small.float(), height, width)).mean.float()
 
 
-def low_versions(codec: ScaledCodec | IdentityCodec, image: Image, spec: LowSpec) -> Float[Tensor, "b k c_latent h_latent w_latent"]:
+def low_versions(
+    codec: ScaledCodec | IdentityCodec, image: Image, spec: LowSpec
+) -> Float[Tensor, "b k c_latent h_latent w_latent"]:
     """What an upscaler is trained on: the latents of pictures that were made small in every way that `spec` names.
 
     Args:

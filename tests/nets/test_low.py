@@ -46,5 +46,3 @@ def test_each_version_is_chosen_by_its_part_of_the_unit_interval():
 def test_impossible_specs_are_refused(wrong):
     with pytest.raises(ValueError, match="low: "):
         LowSpec(**wrong)
-
-

@@ -31,7 +31,9 @@ def folder(random_autoencoder, tmp_path_factory):
     torch.manual_seed(1)
     weights = build_denoiser(config).net.state_dict()
     folder = tmp_path_factory.mktemp("upscaler")
-    save_model(folder, config, {name: w + 0.05 * torch.randn(w.shape) for name, w in weights.items()}, random_autoencoder)
+    save_model(
+        folder, config, {name: w + 0.05 * torch.randn(w.shape) for name, w in weights.items()}, random_autoencoder
+    )
     return folder
 
 
