@@ -41,8 +41,9 @@ OPEN = 128  # shards that are mapped at a time
 class LatentCache(Dataset[Batch]):
     """`views` views of every picture as posterior moments and text states.
 
-    An item is one view of one picture, a dictionary of mean, var (c, h, w), low where it was made, and the caption's states. The views of a
-    picture follow each other. A picture that cannot be read is named, once, and has no items.
+    An item is one view of one picture, a dictionary of mean, var (c, h, w), low (k, c, h, w) where it was made, and the
+    caption's states. The views of a picture follow each other. A picture that cannot be read is named, once, and has no
+    items.
 
     Args:
         pictures: a folder, or the spec of shards that come out of a pipe.

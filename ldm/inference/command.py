@@ -12,7 +12,7 @@ from ldm.denoiser import counted
 from ldm.inference.options import check_options, dtype_of, request_of
 from ldm.inference.pipeline import txt2img
 from ldm.inference.recipe import recipes
-from ldm.inference.upscale import Upscale, upscale
+from ldm.inference.upscale import Upscale, load_upscaler, upscale
 from ldm.samplers.loop import Step
 
 SHOWN = 200  # letters of a prompt in a message
@@ -32,7 +32,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
     ).to(device)
     warn_of_cut(model, options.prompt)
     request, dtype = request_of(options, model), dtype_of(options, device)
-    upscaler = None if options.upscale is None else load_model(options.upscale).to(device)
+    upscaler = None if options.upscale is None else load_upscaler(options.upscale).to(device)
     weak = [] if request.away is None else [request.away.model.denoise]
     with counted(model.denoise, *weak) as evaluations:
         images = txt2img(model, request, dtype=dtype, on_step=show_progress)

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm.build import Model
+from ldm.build import Model, load_model
 from ldm.core.rng import fold
 from ldm.inference.lowres import LowRes, held_to
 from ldm.inference.pipeline import Request, txt2img
@@ -40,6 +41,19 @@ class Upscale:
     steps: int | None = None
     scale: float | None = None
     batch: int = 8
+
+
+def load_upscaler(path: str | Path) -> Model:
+    """A model folder of an upscaler.
+
+    Raises:
+        BundleError: as `load_model`.
+        ValueError: it is another kind of model.
+    """
+    model = load_model(path)
+    if model.config.low is None:
+        raise ValueError(f"model: {path} is no upscaler; use models/emoji-upscaler")
+    return model
 
 
 def upscale(
@@ -90,7 +104,7 @@ def upscale(
 def _factor(model: Model, factor: int | None) -> int:
     spec = model.config.low
     if spec is None:
-        raise ValueError(f"model: {model.folder or 'this one'} is no upscaler; use models/emoji-upscaler")
+        raise ValueError("model: it is no upscaler, whose configuration has 'low'")
     known = sorted({*spec.factors, *spec.redrawn})
     if factor is not None and factor not in known:
         raise ValueError(f"factor: {factor} is none that this model was trained for ({', '.join(map(str, known))})")

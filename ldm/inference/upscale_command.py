@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ldm.build import load_model
 from ldm.core.decoding import read_picture
 from ldm.core.device import pick_device
 from ldm.core.images import save_png
@@ -15,7 +14,7 @@ from ldm.core.shapes import Image
 from ldm.data.captions import WHITE, compose
 from ldm.inference.command import show_progress, warn_of_cut
 from ldm.inference.options import LARGEST_SEED, dtype_of
-from ldm.inference.upscale import Upscale, upscale
+from ldm.inference.upscale import Upscale, load_upscaler, upscale
 
 
 def enlarge(options: argparse.Namespace) -> Path:
@@ -32,7 +31,7 @@ def enlarge(options: argparse.Namespace) -> Path:
     if not os.access(options.out, os.W_OK):
         raise PermissionError(f"--out: no permission to write into {options.out}")
     device = pick_device(options.device)
-    model = load_model(options.model).to(device)
+    model = load_upscaler(options.model).to(device)
     warn_of_cut(model, options.prompt)
     how = Upscale(
         prompts=(options.prompt,),
