@@ -9,6 +9,7 @@ from ldm.core.precision import AUTO
 from ldm.data.variety import Flip
 from ldm.guidance.spec import GuidanceSpec
 from ldm.nets.guess import GuessSpec
+from ldm.nets.low import LowSpec
 from ldm.nets.text import ClipSpec, SentenceSpec
 from ldm.nets.unet import UNetSpec
 from ldm.process.grid import Spacing, TunedSpacing
@@ -114,6 +115,7 @@ class DataSpec:
         flip: whether half of the views are mirrored: "never", "swap" (captions then say "right" for "left"), or
             "unless_named" (but those whose caption names a side).
         shuffle_tags: whether the parts of a caption between commas, but for the first, change their order.
+        limit: at most so many training pictures, spread evenly over the folder; null: all.
         drop_caption: share of captions replaced by the empty one, for classifier-free guidance.
         cache: folder of cached latents and text states; all processes of a run must see the same one.
         workers: processes that load them. 0: the training process itself.
@@ -128,6 +130,7 @@ class DataSpec:
     buckets: bool = False
     flip: Flip = "never"
     shuffle_tags: bool = False
+    limit: int | None = None
     drop_caption: float = 0.1
     cache: str = "runs/cache"
     workers: int = 0
@@ -149,6 +152,7 @@ class RunConfig:
         net: shape of the U-Net.
         text: the text encoder.
         guess: a network that guesses the latent from the phrases of a caption, for the U-Net to read; null: none.
+        low: makes it an upscaler, whose U-Net reads a low-resolution picture and draws what it lacks; null: none.
         prediction: what the network predicts.
         loss: weight of the levels.
         times: how training levels are drawn.
@@ -167,6 +171,7 @@ class RunConfig:
     net: UNetSpec = field(default_factory=UNetSpec)
     text: TextSpec = field(default_factory=SentenceSpec)
     guess: GuessSpec | None = None
+    low: LowSpec | None = None
     prediction: PredictionSpec = field(default_factory=PredictionSpec)
     loss: WeightSpec = field(default_factory=lambda: MinSNR(gamma=5.0))
     times: TimesSpec = field(default_factory=LowDiscrepancy)
@@ -180,6 +185,8 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.low is not None:
+            self._check_low(self.low)
         if self.guess is not None and self.net.cond_channels != self.guess.shape[0]:
             raise ValueError(
                 f"net.cond_channels: {self.net.cond_channels}, but the guess has {self.guess.shape[0]} channels for the"
@@ -201,4 +208,19 @@ class RunConfig:
             raise ValueError(
                 f"prediction.kind: '{self.prediction.kind}' says nothing where the schedule ends in pure noise "
                 f"(zero_terminal); use 'v' or 'x0'"
+            )
+
+    def _check_low(self, low: LowSpec) -> None:
+        wanted = self.net.in_channels + 1
+        if self.guess is not None:
+            raise ValueError("guess, low: the U-Net reads one of them beside its input; set the other to null")
+        if self.net.cond_channels != wanted:
+            raise ValueError(
+                f"net.cond_channels: {self.net.cond_channels}, but an upscaler reads {wanted}: the latent of the small "
+                "picture and its noise level; set it to that"
+            )
+        if any(side % f for side in (self.data.size, self.sample.size) for f in (*low.factors, *low.redrawn)):
+            raise ValueError(
+                f"low: factors {low.factors}, redrawn {low.redrawn}; each must divide data.size {self.data.size} and "
+                f"sample.size {self.sample.size}"
             )

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+UPSCALER = ROOT / "models" / "emoji-upscaler"
 sys.path.insert(0, str(ROOT))
 
 
@@ -33,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--sampler", help="ddim, dpm_solver, unipc, heun, euler_ancestral, adaptive, ...")
     p.add_argument("--option", action="append", metavar="KEY=VALUE", help="of the sampler, e.g. eta=1")
     p.add_argument("--spacing", help="trailing, leading, linspace, karras, uniform_logsnr, tuned_ode, ...")
+    p.add_argument(
+        "--upscale", type=Path, nargs="?", const=UPSCALER, metavar="FOLDER", help="twice the size, by an upscaler"
+    )
     p.add_argument("--width", type=int, help="pixels")
     p.add_argument("--height", type=int, help="pixels")
     p.add_argument("--batch", type=int, default=8, help="pictures computed together")

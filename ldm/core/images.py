@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from ldm.core.bundle import write_atomically
@@ -21,6 +23,20 @@ def to_float(pixels: Tensor) -> Image:
 def to_uint8(image: Image) -> Tensor:
     """Floats in [-1, 1] (values outside are clipped) to 8-bit pixels, rounded to nearest."""
     return ((image.float().clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8)
+
+
+def resized(image: Image, height: int, width: int) -> Float[Tensor, "b c {height} {width}"]:
+    """`interpolated`, clipped to [-1, 1]."""
+    return interpolated(image, height, width).clamp(-1, 1)
+
+
+def interpolated(image: Image, height: int, width: int) -> Float[Tensor, "b c {height} {width}"]:
+    """Bicubic interpolation to `height` x `width`, antialiased where it shrinks: linear in the pixels.
+
+    Source: Keys 1981, "Cubic convolution interpolation for digital image processing", with a = -1/2.
+    """
+    # without antialias torch takes a = -3/4
+    return F.interpolate(image, (height, width), mode="bicubic", antialias=True)
 
 
 def grid(images: Image, columns: int, padding: int = 2) -> Tensor:

@@ -4,6 +4,7 @@ A cache is a folder, named by a hash of everything it depends on, of safetensors
 one part and all that belongs to them, and of an index. A shard holds, for each of its rows (one view of a picture):
 
     mean, logvar   of q(z | x), half precision (c, h, w)
+    low            for an upscaler, what it reads of small versions of the picture, half precision (k, c, h, w)
     picture        its number in the data set
     caption        which of the shard's captions it has; their states are further tensors, one row for each caption
 
@@ -37,7 +38,7 @@ FORMAT = "ldm-latents-1"
 INDEX = "index.json"
 ROWS = 512  # views in a shard: at the shapes of Stable Diffusion 93 MB, minutes of work at most
 ENCODED_AT_ONCE = 64
-MEAN, LOGVAR, CAPTION, PICTURE = "mean", "logvar", "caption", "picture"
+MEAN, LOGVAR, LOW, CAPTION, PICTURE = "mean", "logvar", "low", "caption", "picture"
 Tensors = dict[str, Tensor]
 Shown = list[Sample] | str  # the views of a picture, or what is wrong with it
 
@@ -49,12 +50,14 @@ class Encoders:
     Attributes:
         image: pictures (b, 3, h, w) to q(z | x).
         text: captions to their states by name, each of b rows; for an encoder that is being trained its input.
-        key: hashes or names of both.
+        key: hashes or names of all.
+        low: pictures to what an upscaler reads of k small versions of each (b, k, c, h, w); None: not for an upscaler.
     """
 
     image: Callable[[Image], Gaussian]
     text: Callable[[Sequence[str]], dict[str, Tensor]]
     key: tuple[str, ...]
+    low: Callable[[Image], Tensor] | None = None
 
 
 @runtime_checkable
@@ -120,7 +123,7 @@ class PipeParts:
         seed: of the views.
 
     Raises:
-        ValueError: buckets are asked for.
+        ValueError: buckets are asked for, or only some of the pictures.
     """
 
     def __init__(self, spec: FolderSpec, views: int, seed: int):
@@ -128,6 +131,8 @@ class PipeParts:
             raise ValueError(
                 f"{spec.path}: a pipe is read in its own order, without buckets; use shards on disk for them"
             )
+        if spec.limit is not None:
+            raise ValueError(f"{spec.path}: a pipe is read to its end, so limit cannot be {spec.limit}; leave it out")
         self.spec, self.views, self.seed = spec, views, seed
         self.commands = expand(spec.path.removeprefix(PIPE))
 
@@ -211,9 +216,12 @@ def shard_path(folder: Path, number: int) -> Path:
 def _encode(shown: Iterator[Shown], encoders: Encoders) -> tuple[Tensors, list[str]]:
     """The tensors of a shard, and a line for each picture that could not be read."""
     left_out: list[str] = []
-    means, logvars, captions, pictures = [], [], list[str](), list[int]()
+    means, logvars, lows, captions, pictures = [], [], list[Tensor](), list[str](), list[int]()
     for samples in _chunks(_readable(shown, left_out)):
-        posterior = encoders.image(torch.stack([s.image for s in samples]))
+        images = torch.stack([s.image for s in samples])
+        posterior = encoders.image(images)
+        if encoders.low is not None:
+            lows.append(encoders.low(images).half().cpu())
         means.append(posterior.mean.half().cpu())
         logvars.append(posterior.var.float().log().half().cpu())
         captions += [s.caption for s in samples]
@@ -225,6 +233,8 @@ def _encode(shown: Iterator[Shown], encoders: Encoders) -> tuple[Tensors, list[s
     position = {caption: i for i, caption in enumerate(distinct)}
     found[CAPTION] = torch.tensor([position[caption] for caption in captions])
     found[MEAN], found[LOGVAR] = torch.cat(means), torch.cat(logvars)
+    if lows:
+        found[LOW] = torch.cat(lows)
     states = [encoders.text(chunk) for chunk in _chunks(iter(distinct))]
     for name in states[0]:
         state = torch.cat([chunk[name].cpu() for chunk in states])

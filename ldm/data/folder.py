@@ -40,6 +40,7 @@ class FolderSpec:
         unit: null: all images are squares. Else images keep their shape but for the little that is cropped so that
             both sides are multiples of `unit` pixels, see `bucket_sizes`.
         variety: what may differ between showings in training.
+        limit: at most so many pictures, spread evenly over the folder; None: all.
     """
 
     kind: Literal["folder"] = "folder"
@@ -48,8 +49,11 @@ class FolderSpec:
     captions: CaptionSource = "auto"
     unit: int | None = None
     variety: Variety = field(default_factory=Variety)
+    limit: int | None = None
 
     def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit: {self.limit}; at least 1 picture is needed, or null for all")
         if not 8 <= self.size <= 4096:
             raise ValueError(f"size: {self.size} is outside 8 to 4096 pixels")
 
@@ -99,6 +103,8 @@ class ImageFolder(Dataset[Sample]):
         self.spec = spec
         listing = read_listing(spec)
         self.records, self.classes, self.faults = listing.records, listing.classes, listing.faults
+        if spec.limit is not None and spec.limit < len(self.records):
+            self.records = [self.records[i * len(self.records) // spec.limit] for i in range(spec.limit)]
         # shared, so that of all worker processes only one names a picture
         self._named = torch.zeros(len(self.records), dtype=torch.bool).share_memory_()
 

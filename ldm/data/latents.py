@@ -20,6 +20,7 @@ from ldm.core.distributed import world
 from ldm.data.caching import (
     CAPTION,
     LOGVAR,
+    LOW,
     MEAN,
     PICTURE,
     Encoders,
@@ -33,15 +34,16 @@ from ldm.data.caching import (
 from ldm.data.folder import FolderSpec, ImageFolder, report
 
 Batch = dict[str, Tensor]
-OF_PICTURE = (MEAN, "var")  # in a batch; everything else is of the caption
+OF_PICTURE = (MEAN, "var", LOW)  # in a batch; everything else is of the caption
 OPEN = 128  # shards that are mapped at a time
 
 
 class LatentCache(Dataset[Batch]):
     """`views` views of every picture as posterior moments and text states.
 
-    An item is one view of one picture, a dictionary of mean, var (c, h, w) and the caption's states. The views of a
-    picture follow each other. A picture that cannot be read is named, once, and has no items.
+    An item is one view of one picture, a dictionary of mean, var (c, h, w), low (k, c, h, w) where it was made, and the
+    caption's states. The views of a picture follow each other. A picture that cannot be read is named, once, and has no
+    items.
 
     Args:
         pictures: a folder, or the spec of shards that come out of a pipe.
@@ -97,7 +99,7 @@ class LatentCache(Dataset[Batch]):
             check_finite(name, tensor, f"remove {self.folder}, it will be made again")
         batch[MEAN] = batch[MEAN].float()
         batch["var"] = batch.pop(LOGVAR).float().exp()
-        return batch
+        return batch | ({LOW: batch[LOW].float()} if LOW in batch else {})
 
     @property
     def mixed(self) -> bool:
@@ -127,7 +129,8 @@ class LatentCache(Dataset[Batch]):
         shard = self._shard(number)
         row = index - (self._ends[number - 1] if number else 0)
         caption = int(shard[CAPTION][row])
-        return {n: t[row if n in (MEAN, LOGVAR) else caption] for n, t in shard.items() if n not in (CAPTION, PICTURE)}
+        of_row = (MEAN, LOGVAR, LOW)
+        return {n: t[row if n in of_row else caption] for n, t in shard.items() if n not in (CAPTION, PICTURE)}
 
     def _shard(self, number: int) -> Tensors:
         """The tensors of a shard, mapped; the one that was not used for longest is let go."""

@@ -12,6 +12,7 @@ from ldm.denoiser import counted
 from ldm.inference.options import check_options, dtype_of, request_of
 from ldm.inference.pipeline import txt2img
 from ldm.inference.recipe import recipes
+from ldm.inference.upscale import Upscale, load_upscaler, upscale
 from ldm.samplers.loop import Step
 
 SHOWN = 200  # letters of a prompt in a message
@@ -31,12 +32,18 @@ def draw(options: argparse.Namespace) -> list[Path]:
     ).to(device)
     warn_of_cut(model, options.prompt)
     request, dtype = request_of(options, model), dtype_of(options, device)
+    upscaler = None if options.upscale is None else load_upscaler(options.upscale).to(device)
     weak = [] if request.away is None else [request.away.model.denoise]
     with counted(model.denoise, *weak) as evaluations:
         images = txt2img(model, request, dtype=dtype, on_step=show_progress)
     each = evaluations.rows / len(images)
+    remembered = recipes(model, request, images, dtype=dtype, evaluations=each)
+    if upscaler is not None:
+        how = Upscale(prompts=request.prompts, seeds=request.seeds, restore=True, batch=options.batch)
+        images = upscale(upscaler, images, how, dtype=dtype, on_step=show_progress)
+        remembered = [recipe | {"upscaler": upscaler.sha256} for recipe in remembered]
     paths = []
-    for image, recipe in zip(images, recipes(model, request, images, dtype=dtype, evaluations=each), strict=True):
+    for image, recipe in zip(images, remembered, strict=True):
         path = options.out / f"{slug(recipe['prompt'])}-{recipe['seed']}.png"
         save_png(image, path, recipe)
         paths.append(path)

@@ -13,6 +13,7 @@ from ldm.core.shapes import Image
 from ldm.denoiser import bind
 from ldm.guidance.spec import GuidanceSpec
 from ldm.inference.classified import ClassGuidance
+from ldm.inference.lowres import LowRes, check
 from ldm.inference.weaker import WeakModel
 from ldm.process.grid import Spacing, TunedSpacing
 from ldm.samplers.loop import OnStep
@@ -36,6 +37,7 @@ class Request:
         height, width: pixels, divisible by the model's latent factor and what its U-Net needs.
         towards: a class to steer to beside the prompt; None: none.
         away: a weaker model to move away from (autoguidance); None: none.
+        low: the small pictures that an upscaler enlarges to height x width; None: not for an upscaler.
         batch: pictures computed together; changes memory and speed, not the pictures.
     """
 
@@ -52,6 +54,7 @@ class Request:
     width: int | None = None
     towards: ClassGuidance | None = None
     away: WeakModel | None = None
+    low: LowRes | None = None
     batch: int = 8
 
     def __post_init__(self) -> None:
@@ -106,6 +109,7 @@ def txt2img(
             result is not finite in float32 either.
     """
     spec = resolve(model, request)
+    check(model, request.low, len(request.prompts))
     if request.negative and model.config.net.distilled is not None:
         raise ValueError(
             "negative: this model was distilled with the empty prompt; use its teacher for negative prompts"
@@ -122,6 +126,9 @@ def txt2img(
         with torch.inference_mode(), autocast(device, dtype):
             cond = model.condition(prompts, shape[-2:])
             null = model.condition([request.negative] * len(prompts), shape[-2:])
+            low = None if request.low is None else request.low.seen(model, rows, height, width, noise)
+            if low is not None:
+                cond, null = low.into(cond), low.into(null)
             guided = model.guided(cond, null, spec.scale, spec.steps, spec.guidance.combine(spec.scale))
             if model.config.net.distilled is None:
                 guided = spec.guidance.limited(guided, bind(model.denoise, cond))
@@ -131,6 +138,8 @@ def txt2img(
                 guided = request.towards.around(guided, len(prompts), device)
             x = noise.normal((len(prompts), *shape), like=torch.empty(0, device=device))
             z = sample(guided, x, grid, noise, on_step=on_step)
+            if low is not None:
+                z = low.corrected(z)
         pictures.append(_decode(model, z, dtype))
     return torch.cat(pictures)
 

@@ -1,6 +1,7 @@
 """Batches of cached latents and text states for stage 2: endless and resumable for training, fixed for validation."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,13 +21,14 @@ from ldm.data.latents import Batch, LatentCache, collated
 from ldm.data.position import ResumableSampler
 from ldm.data.tar import PIPE
 from ldm.data.variety import Variety
+from ldm.inference.lowres import low_versions
 from ldm.nets.cond import Cond
 from ldm.nets.guess import READING
 
 VALIDATED_AT_ONCE = 128
 
 
-def cached(model: Model, path: str, views: int) -> LatentCache:
+def cached(model: Model, path: str, views: int, limit: int | None = None) -> LatentCache:
     """The folder `path` through the model's frozen encoders, from the cache or into it.
 
     Raises:
@@ -46,6 +48,12 @@ def cached(model: Model, path: str, views: int) -> LatentCache:
             return model.codec.posterior(images.to(device, memory_format=torch.channels_last))
 
     @torch.inference_mode()
+    def encode_low(images: Image) -> Tensor:
+        assert config.low is not None
+        with autocast(device, narrow):
+            return low_versions(model.codec, images.to(device, memory_format=torch.channels_last), config.low)
+
+    @torch.inference_mode()
     def encode_text(captions: Sequence[str]) -> dict[str, Tensor]:
         with autocast(device, narrow):
             return cacheable(model, captions).present()
@@ -53,8 +61,10 @@ def cached(model: Model, path: str, views: int) -> LatentCache:
     phrases = READING if config.guess is not None else ""
     frozen = {name: tensor for name, tensor in model.unlearned().items() if name.startswith("text.")}
     text = (repr(config.text), *([content_hash({}, frozen)] if frozen else []))
-    encoders = Encoders(encode_image, encode_text, (model.latents, *text, str(narrow), phrases))
-    spec = pictures(model, path)
+    small = () if config.low is None else (repr((config.low.factors, config.low.redrawn)),)
+    key = (model.latents, *text, str(narrow), phrases, *small)
+    encoders = Encoders(encode_image, encode_text, key, None if config.low is None else encode_low)
+    spec = replace(pictures(model, path), limit=limit)
     return LatentCache(
         spec if path.startswith(PIPE) else ImageFolder(spec),
         encoders,

@@ -118,6 +118,8 @@ def student_config(config: RunConfig, distill: DistillConfig) -> RunConfig:
             f"teacher: it predicts {config.prediction.kind}, which says nothing about the clean latent at pure noise;"
             " fine-tune it to v first"
         )
+    if config.low is not None:
+        raise ValueError("teacher: an upscaler draws in few steps as it is, and cannot be distilled")
     if config.prediction.learned_variance or config.net.distilled is not None:
         raise ValueError("teacher: a model with a learned variance, or one that is distilled, cannot be distilled")
     return replace(

@@ -71,7 +71,10 @@ def _run(
         validate_every=config.validate_every,
         save_every=config.save_every,
     )
-    seen, held_out = cached(model, config.data.train, config.data.views), cached(model, config.data.val, 1)
+    seen, held_out = (
+        cached(model, config.data.train, config.data.views, config.data.limit),
+        cached(model, config.data.val, 1),
+    )
     order = train_loader(seen, len(seen), config.data.batch, config.seed + stage, steps_done(folder))
     train(trainer, module, (order, val_loader(held_out)), folder)
     net = {name.removeprefix("net."): tensor for name, tensor in module.ema.weights().items()}

@@ -21,6 +21,7 @@ from ldm.inference.pipeline import Request, txt2img
 from ldm.losses import denoising_loss, hybrid_loss
 from ldm.nets.cond import Cond, where
 from ldm.nets.guess import noisy
+from ldm.nets.low import Low, noised, version
 from ldm.training.datamodule import cacheable
 
 LEVELS = 4  # equal parts of t in which the loss is logged
@@ -105,16 +106,31 @@ class LatentDiffusion(lightning.LightningModule):
         eps = noise.normal((1, *x0.shape), like=x0[None])[0]
         t = noise.of_batch(b, lambda n, whole: config.times.draw(n, whole, schedule)).to(x0.device)
         empty = noise.uniform((1, b))[0].to(x0.device) < dropped
-        denoise = self.conditioned(batch, empty, noise)
+        low = self.low(batch, noise)
+        if low is not None:
+            x0 = low.correction(x0)
+        denoise = self.conditioned(batch, empty, noise, low)
         if config.prediction.learned_variance:
             below = t.clamp(max=1 - 1e-6)  # the last step ends at 1
             return hybrid_loss(denoise, x0, eps, below, schedule, config.loss, steps=schedule.steps), t
         return denoising_loss(denoise, x0, eps, schedule(t), config.loss, schedule.slope(t)), t
 
-    def conditioned(self, batch: Batch, empty: Tensor, noise: NoiseStream | None = None) -> Denoiser:
+    def low(self, batch: Batch, noise: NoiseStream) -> Low | None:
+        """For an upscaler, one of the small versions of every picture, as noisy as its spec says; else None."""
+        spec = self.model.config.low
+        if spec is None:
+            return None
+        which, level = (noise.uniform((1, len(batch["low"])), like=batch["low"])[0] for _ in range(2))
+        latent = version(batch["low"], which)
+        return noised(latent, spec.noise * level, noise.normal((1, *latent.shape), like=latent)[0], spec)
+
+    def conditioned(
+        self, batch: Batch, empty: Tensor, noise: NoiseStream | None = None, low: Low | None = None
+    ) -> Denoiser:
         """The network with the captions of a batch, but the empty caption in the rows of `empty` (b,) bool.
 
-        With `noise`, one stream, a guess of the latent is made as noisy as its spec says.
+        With `noise`, one stream, a guess of the latent is made as noisy as its spec says. `low` is what an upscaler
+        reads.
         """
         null = self._null.map(lambda row: row.to(empty.device).expand(len(empty), *row.shape[1:]))
         cond = where(empty, null, conditions(batch))
@@ -128,7 +144,7 @@ class LatentDiffusion(lightning.LightningModule):
                     cond = noisy(
                         cond, level, noise.normal((1, len(cond), *self.guess.spec.shape), like=cond.tokens[None])[0]
                     )
-        return bind(self.denoise, cond)
+        return bind(self.denoise, cond if low is None else low.into(cond))
 
     def _log_levels(self, stage: str, per_image: Tensor, t: Tensor) -> None:
         for part in range(LEVELS):
