@@ -1,6 +1,7 @@
 """Batches of cached latents and text states for stage 2: endless and resumable for training, fixed for validation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,16 +19,30 @@ from ldm.data.caching import Encoders
 from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import Batch, LatentCache, collated
 from ldm.data.position import ResumableSampler
+from ldm.data.records import CaptionSource
 from ldm.data.tar import PIPE
 from ldm.data.variety import Variety
 from ldm.nets.cond import Cond
-from ldm.nets.guess import READING
+from ldm.nets.guess import READING, subject_and_manner
+from ldm.nets.text import TextEncoder
+
+NO_TOKEN = -1  # in the ids of a phrase, where there is padding
+Wording = Callable[[str], str]
 
 VALIDATED_AT_ONCE = 128
 
 
-def cached(model: Model, path: str, views: int) -> LatentCache:
+def cached(
+    model: Model, path: str, views: int, *, captions: CaptionSource = "auto", word: Wording | None = None
+) -> LatentCache:
     """The folder `path` through the model's frozen encoders, from the cache or into it.
+
+    Args:
+        model: whose encoders and configuration are used.
+        path: folder of pictures.
+        views: of each picture.
+        captions: where the captions come from.
+        word: makes another caption of each; its text tells it from others.
 
     Raises:
         ValueError: the folder or the cached file cannot be used, or an encoder gave a value that is not finite.
@@ -47,14 +62,16 @@ def cached(model: Model, path: str, views: int) -> LatentCache:
 
     @torch.inference_mode()
     def encode_text(captions: Sequence[str]) -> dict[str, Tensor]:
+        worded = captions if word is None else [word(caption) for caption in captions]
         with autocast(device, narrow):
-            return cacheable(model, captions).present()
+            return cacheable(model, worded).present()
 
     phrases = READING if config.guess is not None else ""
     frozen = {name: tensor for name, tensor in model.unlearned().items() if name.startswith("text.")}
     text = (repr(config.text), *([content_hash({}, frozen)] if frozen else []))
-    encoders = Encoders(encode_image, encode_text, (model.latents, *text, str(narrow), phrases))
-    spec = pictures(model, path)
+    said = (str(model.text.trainable), repr(word)) if word is not None else ()
+    encoders = Encoders(encode_image, encode_text, (model.latents, *text, str(narrow), phrases, *said))
+    spec = replace(pictures(model, path), captions=captions)
     return LatentCache(
         spec if path.startswith(PIPE) else ImageFolder(spec),
         encoders,
@@ -80,7 +97,22 @@ def cacheable(model: Model, captions: Sequence[str]) -> Cond:
     if not model.text.trainable:
         return model.read(captions)
     ids, mask = model.text.tokenize(captions)
-    return Cond(ids, mask)
+    if model.guess is None:
+        return Cond(ids, mask)
+    found = [model.text.tokenize(phrases) for phrases in subject_and_manner(captions)]
+    return Cond(ids, mask, phrases=torch.stack([i.where(words, NO_TOKEN) for i, words in found], dim=1))
+
+
+def encoded(text: TextEncoder, cond: Cond) -> Cond:
+    """The conditions of token ids from `cacheable`, by a text encoder that is trained."""
+    assert cond.mask is not None
+    states = text.encode(cond.tokens, cond.mask)
+    if cond.phrases is None:
+        return states
+    ids = cond.phrases.flatten(0, 1)
+    pooled = text.encode(ids.clamp(min=0), ids != NO_TOKEN).pooled
+    assert pooled is not None  # a guess reads it
+    return replace(states, phrases=pooled.unflatten(0, (-1, 2)))
 
 
 def train_loader(
