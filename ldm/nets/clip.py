@@ -104,7 +104,7 @@ class ClipEncoder(nn.Module):
         self.last = text["layers"] - 1
         self.taken = self.last - (spec.layer == "penultimate")
         _keep_text_only(self.clip, self.last if spec.pooled else self.taken)
-        self.words = NewWords(len(self.clip.token_embedding.weight))
+        self.words = NewWords(self.tokenizer.vocab_size)
         self.requires_grad_(spec.trainable)
 
     def forward(self, captions: Sequence[str]) -> Cond:

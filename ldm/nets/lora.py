@@ -124,7 +124,7 @@ def merge(module: nn.Module, lora: Lora, scale: float, where: str) -> None:
             )
     for name, change in lora.changes.items():
         weight = weights[name]
-        weight += (scale * change.delta()).reshape(weight.shape).to(weight)
+        weight.add_((scale * change.delta()).reshape(weight.shape).to(weight))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class NewWords(nn.Module):
         super().__init__()
         self.vocab = vocab
         self.ids: dict[str, list[int]] = {}
+        self.vectors: nn.Parameter | None
         self.register_parameter("vectors", None)
 
     def add(self, word: str, vectors: Vectors) -> None:

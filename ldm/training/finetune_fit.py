@@ -9,7 +9,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from ldm.build import AUTOENCODER, Model, load_model, save_model
+from ldm.build import Model, load_model, save_model
 from ldm.core.config_io import dump_yaml
 from ldm.core.lock import claimed
 from ldm.core.trainer import make_trainer, steps_done, train
@@ -88,7 +88,7 @@ def _same_run(config: FinetuneConfig, out: Path) -> None:
     if not (out / SETTINGS).is_file():
         return
     before = load(out / SETTINGS, FinetuneConfig)
-    for name in ("model", "data", "learn", "token", "subject", "prior", "seed"):
+    for name in ("model", "data", "learn", "token", "subject", "prior", "prompts", "seed"):
         if getattr(before, name) != getattr(config, name):
             raise ValueError(
                 f"--out: {out} holds a run with another {name}; give another folder, or remove it to start again"

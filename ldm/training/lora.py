@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ldm.build import Model
 from ldm.nets.clip import ClipEncoder
-from ldm.nets.lora import Lora, LowRank
+from ldm.nets.lora import LowRank
 
 ADAPTER = "default"  # peft's name for the one adapter
 TARGETS = {
