@@ -89,10 +89,15 @@ def _same_run(config: FinetuneConfig, out: Path) -> None:
         return
     before = load(out / SETTINGS, FinetuneConfig)
     for name in ("model", "data", "learn", "token", "subject", "prior", "prompts", "seed"):
-        if getattr(before, name) != getattr(config, name):
+        if _settled(before, name) != _settled(config, name):
             raise ValueError(
                 f"--out: {out} holds a run with another {name}; give another folder, or remove it to start again"
             )
+
+
+def _settled(config: FinetuneConfig, name: str) -> Any:
+    """A field, with a folder as what it is and not as it was typed."""
+    return Path(config.model).resolve() if name == "model" else getattr(config, name)
 
 
 def _captions(config: FinetuneConfig) -> list[str]:
