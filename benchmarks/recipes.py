@@ -71,7 +71,7 @@ def begin(name: str, config: RunConfig) -> Trial:
     """A new network with its data; what its guess takes to train counts as its time."""
     torch.manual_seed(config.seed)
     model = build_for_training(config, Path())
-    seen = cached(model, config.data.train, config.data.views)
+    seen = cached(model, config.data.train, config.data.views, limit=config.data.limit)
     held_out = cached(model, config.data.val, 1)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as out:

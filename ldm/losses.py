@@ -19,7 +19,13 @@ from ldm.process.weights import Weight
 
 
 def denoising_loss(
-    denoise: Denoiser, x0: Latent, eps: Latent, logsnr: LogSNR, weight: Weight, slope: PerImage
+    denoise: Denoiser,
+    x0: Latent,
+    eps: Latent,
+    logsnr: LogSNR,
+    weight: Weight,
+    slope: PerImage,
+    target: Latent | None = None,
 ) -> PerImage:
     """weight(logsnr) times the mean squared error of the clean latent, for one noisy copy of each image (b,).
 
@@ -34,8 +40,9 @@ def denoising_loss(
         logsnr: level of each copy (b,), nats.
         weight: a spec of `ldm.process.weights`.
         slope: d logsnr / dt of the schedule at those levels (b,); only the weights that are bounds look at it.
+        target: what x0_hat is to be (b, *d), such as another denoiser's estimate; None: `x0`.
     """
-    error = denoise(q_sample(x0, eps, logsnr), logsnr).x0 - x0
+    error = denoise(q_sample(x0, eps, logsnr), logsnr).x0 - (x0 if target is None else target)
     return weight(logsnr, slope) * (error**2).flatten(1).mean(1)
 
 

@@ -9,7 +9,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("data/emoji"), help="folder to write (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="downloads (default: %(default)s)")
-    parser.add_argument("--styles", nargs="+", metavar="STYLE", help="art styles (default: three of the eight)")
+    parser.add_argument("--styles", nargs="+", metavar="STYLE", help="art styles (default: three of the nine)")
     parser.add_argument("--groups", nargs="+", metavar="GROUP", help="kinds of things (default: six of the eight)")
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides what is held out (default: %(default)s)")

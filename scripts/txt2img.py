@@ -20,6 +20,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--variant", metavar="NAME", help="which weights: ema, non_ema, fp16, ... where there are several")
     p.add_argument("--allow-pickle", action="store_true", help="read .ckpt and .bin files: tensors, nothing is run")
     p.add_argument("--turbo", action="store_true", help="the shipped model distilled to one step, models/emoji-turbo")
+    p.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:SCALE]", help="of finetune.py, diffusers or kohya"
+    )
+    p.add_argument("--embedding", action="append", default=[], type=Path, metavar="FILE", help="a learned word")
     p.add_argument("--out", type=Path, default=Path("out"), help="folder of the PNGs")
     p.add_argument("--count", type=int, default=1, help="pictures; picture i has seed + i")
     p.add_argument("--seed", type=int, default=0, help="0 or more")

@@ -61,18 +61,23 @@ def to_dict(config: Any) -> Any:
     return str(config) if isinstance(config, Path) else config
 
 
-def load(path: str | Path, kind: type[Config], overrides: Sequence[str] = ()) -> Config:
+def load(
+    path: str | Path, kind: type[Config], overrides: Sequence[str] = (), texts: Mapping[str, str] | None = None
+) -> Config:
     """Read a YAML file, its optional one parent (`base: other.yaml`, relative to it), and dotted overrides.
 
     Args:
         path: the YAML file; only what differs from the dataclass defaults needs to stand in it.
         kind: the dataclass to build.
         overrides: items such as `optim.lr=1e-4`; the value is read as YAML.
+        texts: dotted keys and texts that are taken as they are, such as folders; an override goes before them.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or does not describe a `kind`.
     """
     tree = _read_tree(Path(path), parents=())
+    for key, text in (texts or {}).items():
+        _assign(tree, key.split("."), text)
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -36,19 +37,49 @@ class DivergenceError(ValueError):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it, so that a killed run never leaves half of one."""
+    """Writes a checkpoint beside its place and renames it, so that a killed run never leaves half of one.
+
+    Each also stays under a name with its step, the last `keep` of them: to go back to one, copy it over `last.ckpt`.
+    """
+
+    def __init__(self, keep: int = 1):
+        self._keep = keep
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write, fsync, rename."""
+        """Write, fsync, rename.
+
+        Raises:
+            OSError: not writable or the disk is full; the former checkpoint is whole and the new one gone.
+        """
         partial = Path(f"{path}.part")
         try:
             with partial.open("wb") as file:
-                torch.save(checkpoint, file)
+                try:
+                    torch.save(checkpoint, file)
+                except RuntimeError as error:  # torch's word for whatever the file said
+                    if isinstance(error.__context__, OSError):
+                        raise error.__context__ from None
+                    raise
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
+        except OSError as error:
+            raise OSError(
+                f"{path}: not written ({error.strerror or error}); the former checkpoint is whole: make room, "
+                "and run the same command to resume from it"
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
+        self._stay(Path(path), checkpoint["global_step"])
+
+    def _stay(self, path: Path, step: int) -> None:
+        """Give the checkpoint a second name, without a second copy, and remove the oldest."""
+        named = path.with_name(f"step-{step:08}.ckpt")
+        if self._keep > 1 and not (named.exists() and named.samefile(path)):
+            named.unlink(missing_ok=True)
+            named.hardlink_to(path)
+        for old in sorted(path.parent.glob("step-*.ckpt"))[: -self._keep if self._keep > 1 else None]:
+            old.unlink()
 
 
 class StopRequested(Exception):
@@ -63,8 +94,13 @@ class StopAtBadNumbers(Callback):
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        if gradients and not torch.isfinite(nn.utils.get_total_norm(gradients)):
+        if not gradients:
+            return
+        norm = nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
             raise _diverged(trainer, pl_module)
+        if pl_module.automatic_optimization:
+            pl_module.log("train/grad_norm", norm)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Look at the loss that was just logged."""
@@ -111,7 +147,7 @@ class StopAtCtrlC(Callback):
 
 
 class Progress(Callback):
-    """One line every `every` steps where there is no terminal for a progress bar."""
+    """Throughput in the logs, and one line every `every` steps where there is no terminal for a progress bar."""
 
     def __init__(self, every: int = 50):
         self.every, self._began, self._done = every, 0.0, 0
@@ -121,12 +157,15 @@ class Progress(Callback):
         self._began = time.monotonic()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Print step, seconds and what is logged."""
+        """Log steps per second; print step, seconds, what is left and what is logged."""
         self._done += 1
+        pace = (time.monotonic() - self._began) / self._done
+        pl_module.log("train/steps_per_second", 1 / pace)
         if self._done % self.every == 0 and not sys.stderr.isatty():
-            pace = (time.monotonic() - self._began) / self._done
             shown = {k: f"{float(v):.4f}" for k, v in sorted(trainer.callback_metrics.items()) if "latent" not in k}
-            trainer.print(f"step {trainer.global_step} {pace:.2f} s/step", shown, flush=True)
+            left = timedelta(seconds=round(pace * (trainer.max_steps - trainer.global_step)))
+            step = f"step {trainer.global_step}/{trainer.max_steps}"
+            trainer.print(f"{step} {pace:.2f} s/step, {left} left", shown, flush=True)
 
 
 def first_bad_tensor(module: nn.Module) -> str:
@@ -151,7 +190,10 @@ def steps_done(out: Path) -> int:
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     except Exception as error:
-        raise ValueError(f"{path}: the checkpoint cannot be read ({error}); remove it to start again") from error
+        raise ValueError(
+            f"{path}: the checkpoint cannot be read ({error}); remove it to start again, or copy "
+            "an older step-*.ckpt over it"
+        ) from error
 
 
 def use_rate(checkpoint: dict[str, Any], spec: OptimSpec) -> None:
@@ -173,6 +215,9 @@ def make_trainer(
     save_every: int = 200,
     spec: TrainerSpec | None = None,
     partial: bool = False,
+    keep: int = 1,
+    callbacks: Sequence[Callback] = (),
+    wandb: bool = False,
 ) -> Any:
     """A trainer that writes to `out`: TensorBoard logs and `last.ckpt`, every `save_every` steps and on Ctrl-C.
 
@@ -184,6 +229,12 @@ def make_trainer(
         save_every: steps between checkpoints.
         spec: how the processes work together that `ldm.core.distributed.join` met.
         partial: whether there are steps in which some of the trained weights have no gradient.
+        keep: how many checkpoints stay, the last among them.
+        callbacks: more of them.
+        wandb: whether Weights & Biases logs too.
+
+    Raises:
+        ValueError: the package wandb is not installed.
     """
     out.mkdir(parents=True, exist_ok=True)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no advertisements on stderr
@@ -203,9 +254,9 @@ def make_trainer(
         **_processes(spec or TrainerSpec(), partial),
         max_steps=steps,
         precision=for_training(precision, device),  # type: ignore[arg-type]
-        logger=TensorBoardLogger(out, name="", version="logs"),
-        plugins=[WholeCheckpoints(), *([TorchElasticEnvironment()] if world().size > 1 else [])],
-        callbacks=[checkpoint, StopAtBadNumbers(), StopAtCtrlC(out / LAST), Progress()],
+        logger=[TensorBoardLogger(out, name="", version="logs"), *([_wandb(out)] if wandb else [])],
+        plugins=[WholeCheckpoints(keep), *([TorchElasticEnvironment()] if world().size > 1 else [])],
+        callbacks=[checkpoint, StopAtBadNumbers(), StopAtCtrlC(out / LAST), Progress(), *callbacks],
         val_check_interval=validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -224,6 +275,15 @@ def _processes(spec: TrainerSpec, partial: bool) -> dict[str, Any]:
     each = int(os.environ.get("LOCAL_WORLD_SIZE", here.size))
     strategy = DDPStrategy(timeout=timedelta(seconds=spec.timeout), find_unused_parameters=partial)
     return {"devices": each, "num_nodes": here.size // each, "strategy": strategy}
+
+
+def _wandb(out: Path) -> Any:
+    from lightning.pytorch.loggers import WandbLogger
+
+    try:
+        return WandbLogger(name=out.name, save_dir=out)
+    except ModuleNotFoundError as error:
+        raise ValueError("logger: 'wandb' needs the package wandb; pip install wandb, or leave the key out") from error
 
 
 def train(trainer: Any, module: Any, loaders: tuple[DataLoader, DataLoader], out: Path) -> None:
@@ -253,9 +313,10 @@ def train(trainer: Any, module: Any, loaders: tuple[DataLoader, DataLoader], out
     trainer.save_checkpoint(last)
 
 
-def _diverged(trainer: Any, module: nn.Module) -> DivergenceError:
+def _diverged(trainer: Any, module: Any) -> DivergenceError:
+    where = f" at noise level {module.worst_level()}" if hasattr(module, "worst_level") else ""
     return DivergenceError(
-        f"step {trainer.global_step}: training left the finite numbers; first tensor that is not finite: "
+        f"step {trainer.global_step}: training left the finite numbers{where}; first tensor that is not finite: "
         f"{first_bad_tensor(module)}; the last good checkpoint is kept: lower optim.lr, or look at the data, "
         f"and run the same command to resume from it"
     )

@@ -3,12 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from ldm.build import Model
 from ldm.convert.opening import open_model
 from ldm.core.device import pick_device
 from ldm.core.images import save_png
 from ldm.denoiser import counted
+from ldm.inference.adapters import add_loras, add_words, unused
 from ldm.inference.options import check_options, dtype_of, request_of
 from ldm.inference.pipeline import txt2img
 from ldm.inference.recipe import recipes
@@ -30,6 +32,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
     model = open_model(
         options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
     ).to(device)
+    added = adapt(model, options)
     warn_of_cut(model, options.prompt)
     request, dtype = request_of(options, model), dtype_of(options, device)
     upscaler = None if options.upscale is None else load_upscaler(options.upscale).to(device)
@@ -45,10 +48,23 @@ def draw(options: argparse.Namespace) -> list[Path]:
     paths = []
     for image, recipe in zip(images, remembered, strict=True):
         path = options.out / f"{slug(recipe['prompt'])}-{recipe['seed']}.png"
-        save_png(image, path, recipe)
+        save_png(image, path, recipe | added)
         paths.append(path)
     sys.stderr.write(f"{each:g} network evaluations for each picture\n")
     return paths
+
+
+def adapt(model: Model, options: argparse.Namespace) -> dict[str, Any]:
+    """Add what --lora and --embedding name to `model`; returns what a picture remembers of it.
+
+    Raises:
+        ValueError: a file cannot be used with this model.
+    """
+    loras, words = add_loras(model, options.lora), add_words(model, options.embedding)
+    for line in unused(loras, words, options.prompt):
+        sys.stderr.write(f"warning: {line}\n")
+    used: dict[str, Any] = {"loras": [f"{one.path}:{one.scale:g}" for one in loras]} if loras else {}
+    return used | ({"embeddings": list(map(str, options.embedding))} if words else {})
 
 
 def warn_of_cut(model: Model, prompt: str) -> None:

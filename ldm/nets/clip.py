@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ldm.nets.cond import Cond
 from ldm.nets.sentence import Ids, WordMask, require_captions
+from ldm.nets.words import Extended, NewWords
 
 # Letters in the longest token of CLIP's vocabulary. Merging letters takes time that grows with the square of a word's
 # length, so a word is read only as far as it can matter.
@@ -103,6 +104,7 @@ class ClipEncoder(nn.Module):
         self.last = text["layers"] - 1
         self.taken = self.last - (spec.layer == "penultimate")
         _keep_text_only(self.clip, self.last if spec.pooled else self.taken)
+        self.words = NewWords(self.tokenizer.vocab_size)
         self.requires_grad_(spec.trainable)
 
     def forward(self, captions: Sequence[str]) -> Cond:
@@ -129,20 +131,43 @@ class ClipEncoder(nn.Module):
             ValueError: one string instead of a list, or a text that is not Unicode.
         """
         require_captions(captions)
-        ids = self.tokenizer([" ".join(self._words(caption)) for caption in captions])
-        end = (ids == self.tokenizer.eot_token_id).int().argmax(1, keepdim=True)
-        mask = torch.arange(self.max_tokens) <= end
-        return ids.where(mask, self.pad), mask
+        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
+        ids = torch.full((len(captions), self.max_tokens), self.pad)
+        lengths = torch.zeros(len(captions), dtype=torch.long)
+        for row, caption in enumerate(captions):
+            kept = torch.tensor([start, *self.spell(" ".join(self._words(caption)))[: self.max_tokens - 2], end])
+            ids[row, : len(kept)] = kept
+            lengths[row] = len(kept)
+        return ids, torch.arange(self.max_tokens) < lengths[:, None]
 
     def cut(self, caption: str) -> str:
         """The words that do not fit, as typed; empty if all do. A word of which only a part fits is cut."""
         require_captions([caption])
         room = self.max_tokens - 2
         words = self._words(caption)
-        if len(self.tokenizer.encode(" ".join(words))) <= room:
+        if len(self.spell(" ".join(words))) <= room:
             return ""
-        ends = accumulate(len(self.tokenizer.encode(word)) for word in words)
+        ends = accumulate(len(self.spell(word)) for word in words)
         return " ".join(word for word, end in zip(caption.split(), ends, strict=True) if end > room)
+
+    def spell(self, text: str) -> list[int]:
+        """Ids of the tokens of a text, and of the vectors of new words."""
+        return self.words.spell(text, self.tokenizer.encode)
+
+    def table(self) -> Tensor:
+        """The vocabulary's input embeddings (vocab, width)."""
+        found = self.clip.token_embedding
+        return (found.table if isinstance(found, Extended) else found).weight
+
+    def teach(self, word: str, vectors: Tensor) -> None:
+        """Add a word that captions may have, with its input embeddings (k, width)."""
+        self.words.add(word, vectors)
+        if not isinstance(self.clip.token_embedding, Extended):
+            self.clip.token_embedding = Extended(self.clip.token_embedding, self.words)
+
+    def knows(self, word: str) -> bool:
+        """Whether the vocabulary has `word` as one token."""
+        return len(self.tokenizer.encode(word)) == 1
 
     def _words(self, caption: str) -> list[str]:
         return [word[: self.max_tokens * LONGEST_TOKEN] for word in caption.split()]

@@ -113,11 +113,14 @@ def with_phrases(text: TextEncoder, captions: Sequence[str]) -> Cond:
     """
     if not text.pooled_width:
         raise ValueError("guess: it reads pooled texts, and this text encoder gives none")
-    parts = [caption.partition(SEPARATOR) for caption in captions]
-    subjects = [ARTICLE.sub("", subject.strip()) for subject, _, _ in parts]
-    manners = [manner.strip() for _, _, manner in parts]
-    pooled = [text(phrases).pooled for phrases in (subjects, manners)]
+    pooled = [text(phrases).pooled for phrases in subject_and_manner(captions)]
     return replace(text(list(captions)), phrases=torch.stack([p for p in pooled if p is not None], dim=1))
+
+
+def subject_and_manner(captions: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What captions show, without a leading article, and how: the parts before and after the first comma."""
+    parts = [caption.partition(SEPARATOR) for caption in captions]
+    return [ARTICLE.sub("", subject.strip()) for subject, _, _ in parts], [manner.strip() for _, _, manner in parts]
 
 
 def noisy(cond: Cond, level: Float[Tensor, " b"], z: Float[Tensor, "b c h w"]) -> Cond:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ldm.core.bundle import BundleError
 from ldm.core.config_io import from_dict
 from ldm.nets.cond import Cond
+from ldm.nets.words import NewWords
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 MARKS = PAD, START, END = "[PAD]", "[CLS]", "[SEP]"
@@ -95,7 +96,7 @@ class BertLayer(nn.Module):
 
 
 class Bert(nn.Module):
-    """Word pieces to states, both directions of the text seen at once. Its weights come from a file.
+    """Embedded word pieces to states, both directions of the text seen at once. Its weights come from a file.
 
     Source: Devlin et al. 2018 (arXiv:1810.04805) section 3; the layer is that of Vaswani et al. 2017
     (arXiv:1706.03762). One text at a time, so the table of positions includes the embedding of "first text".
@@ -109,8 +110,8 @@ class Bert(nn.Module):
         self.norm = nn.LayerNorm(config.width, config.eps)
         self.layers = nn.ModuleList(BertLayer(config) for _ in range(config.layers))
 
-    def forward(self, ids: Ids, mask: WordMask) -> Float[Tensor, "b n d"]:
-        x = self.norm(F.embedding(ids, self.pieces) + self.positions[: ids.shape[1]])
+    def forward(self, embedded: Float[Tensor, "b n d"], mask: WordMask) -> Float[Tensor, "b n d"]:
+        x = self.norm(embedded + self.positions[: embedded.shape[1]])
         for layer in self.layers:
             x = layer(x, mask)
         return x
@@ -126,7 +127,7 @@ class SentenceEncoder(nn.Module):
     Source: Reimers and Gurevych 2019 (arXiv:1908.10084) section 3, mean pooling.
     """
 
-    trainable: bool = False
+    trainable: bool = False  # but for new words
 
     def __init__(self, spec: SentenceSpec, root: Path = Path()):
         """Read the folder.
@@ -152,6 +153,7 @@ class SentenceEncoder(nn.Module):
         self.token_scale = config.token_scale
         self.tokenizer, self.marks = _read_tokenizer(folder / TOKENIZER, config.vocab)
         self.bert = _read_bert(folder / WEIGHTS, config)
+        self.words = NewWords(config.vocab)
         self.requires_grad_(False)
 
     def forward(self, captions: Sequence[str]) -> Cond:
@@ -159,12 +161,11 @@ class SentenceEncoder(nn.Module):
         device = self.bert.pieces.device
         return self.encode(ids.to(device), mask.to(device))
 
-    @torch.no_grad()
     def encode(self, ids: Ids, mask: WordMask) -> Cond:
         """States of tokenised captions; tensors in, tensors out, so that it compiles. In float32 under autocast too."""
         words = mask.unsqueeze(-1)
         with torch.autocast(ids.device.type, enabled=False):
-            states = self.bert(ids, mask) * words
+            states = self.bert(self.words.embed(ids, self._look_up), mask) * words
         mean = states.sum(1) / words.sum(1)
         return Cond(states * self.token_scale, mask, F.normalize(mean, dim=-1) * self.width**0.5)
 
@@ -178,7 +179,7 @@ class SentenceEncoder(nn.Module):
         ids = torch.full((len(captions), self.max_tokens), self.marks[PAD])
         lengths = torch.zeros(len(captions), dtype=torch.long)
         for row, caption in enumerate(captions):
-            pieces = self.tokenizer.encode(caption, add_special_tokens=False).ids
+            pieces = self.spell(caption)
             kept = torch.tensor([self.marks[START], *pieces[: self.max_tokens - 2], self.marks[END]])
             ids[row, : len(kept)] = kept
             lengths[row] = len(kept)
@@ -189,10 +190,32 @@ class SentenceEncoder(nn.Module):
         require_captions([caption])
         pieces = self.tokenizer.encode(caption, add_special_tokens=False)
         room = self.max_tokens - 2
-        if len(pieces.ids) <= room:
+        if len(self.spell(caption)) <= room:
             return ""
+        if self.words.ids:
+            return self.words.left_out(caption, room, self.spell)
         first = pieces.word_ids.index(pieces.word_ids[room])
         return " ".join(caption[pieces.offsets[first][0] :].split())
+
+    def spell(self, text: str) -> list[int]:
+        """Ids of the word pieces of a text, and of the vectors of new words."""
+        return self.words.spell(text, lambda part: self.tokenizer.encode(part, add_special_tokens=False).ids)
+
+    def table(self) -> Tensor:
+        """The vocabulary's input embeddings (vocab, width)."""
+        return self.bert.pieces
+
+    def teach(self, word: str, vectors: Tensor) -> None:
+        """Add a word that captions may have, with its input embeddings (k, width)."""
+        self.words.add(word, vectors)
+
+    def knows(self, word: str) -> bool:
+        """Whether the vocabulary has `word` as one piece."""
+        ids = self.tokenizer.encode(word, add_special_tokens=False).tokens
+        return len(ids) == 1 and ids[0] != "[UNK]"
+
+    def _look_up(self, ids: Ids) -> Float[Tensor, "b n d"]:
+        return F.embedding(ids, self.bert.pieces)
 
 
 def require_captions(captions: Sequence[str]) -> None:

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from torch import Tensor
+
 from ldm.nets.clip import ClipEncoder, ClipSpec
 from ldm.nets.cond import Cond
 from ldm.nets.sentence import Ids, SentenceEncoder, SentenceSpec, WordMask
+from ldm.nets.words import NewWords
 
 __all__ = ["ClipSpec", "SentenceSpec", "TextEncoder", "TextSpec", "build_text"]
 
@@ -21,13 +24,15 @@ class TextEncoder(Protocol):
         width: of `Cond.tokens`.
         pooled_width: of `Cond.pooled`; 0 if there is none.
         max_tokens: tokens per caption, always the same, so that shapes never change.
-        trainable: whether its weights are to be trained with the network's; else they are frozen.
+        trainable: whether it has weights that are to be trained with the network's; else all are frozen.
+        words: what it learned after its vocabulary.
     """
 
     width: int
     pooled_width: int
     max_tokens: int
     trainable: bool
+    words: NewWords
 
     def __call__(self, captions: Sequence[str]) -> Cond:
         """Conditions of a list of captions, on the device of the weights."""
@@ -43,6 +48,22 @@ class TextEncoder(Protocol):
 
     def cut(self, caption: str) -> str:
         """The words that do not fit, separated by single spaces; empty if all do."""
+        ...
+
+    def spell(self, text: str) -> list[int]:
+        """Token ids of a text, without end marks and however long it is."""
+        ...
+
+    def table(self) -> Tensor:
+        """The vocabulary's input embeddings (vocab, width)."""
+        ...
+
+    def teach(self, word: str, vectors: Tensor) -> None:
+        """Add a word that captions may have, with its input embeddings (k, width)."""
+        ...
+
+    def knows(self, word: str) -> bool:
+        """Whether the vocabulary has `word` as one token."""
         ...
 
 

@@ -1,6 +1,6 @@
 """Batches of cached latents and text states for stage 2: endless and resumable for training, fixed for validation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,17 +19,38 @@ from ldm.data.caching import Encoders
 from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import Batch, LatentCache, collated
 from ldm.data.position import ResumableSampler
+from ldm.data.records import CaptionSource
 from ldm.data.tar import PIPE
 from ldm.data.variety import Variety
 from ldm.inference.lowres import low_versions
 from ldm.nets.cond import Cond
-from ldm.nets.guess import READING
+from ldm.nets.guess import READING, subject_and_manner
+from ldm.nets.text import TextEncoder
+
+NO_TOKEN = -1  # in the ids of a phrase, where there is padding
+Wording = Callable[[str], str]
 
 VALIDATED_AT_ONCE = 128
 
 
-def cached(model: Model, path: str, views: int, limit: int | None = None) -> LatentCache:
+def cached(
+    model: Model,
+    path: str,
+    views: int,
+    *,
+    limit: int | None = None,
+    captions: CaptionSource = "auto",
+    word: Wording | None = None,
+) -> LatentCache:
     """The folder `path` through the model's frozen encoders, from the cache or into it.
+
+    Args:
+        model: whose encoders and configuration are used.
+        path: folder of pictures.
+        views: of each picture.
+        limit: at most so many pictures, spread evenly; None: all.
+        captions: where the captions come from.
+        word: makes another caption of each; its text tells it from others.
 
     Raises:
         ValueError: the folder or the cached file cannot be used, or an encoder gave a value that is not finite.
@@ -55,16 +76,18 @@ def cached(model: Model, path: str, views: int, limit: int | None = None) -> Lat
 
     @torch.inference_mode()
     def encode_text(captions: Sequence[str]) -> dict[str, Tensor]:
+        worded = captions if word is None else [word(caption) for caption in captions]
         with autocast(device, narrow):
-            return cacheable(model, captions).present()
+            return cacheable(model, worded).present()
 
     phrases = READING if config.guess is not None else ""
     frozen = {name: tensor for name, tensor in model.unlearned().items() if name.startswith("text.")}
     text = (repr(config.text), *([content_hash({}, frozen)] if frozen else []))
+    said = (str(model.text.trainable), repr(word)) if word is not None else ()
     small = () if config.low is None else (repr((config.low.factors, config.low.redrawn)),)
-    key = (model.latents, *text, str(narrow), phrases, *small)
+    key = (model.latents, *text, str(narrow), phrases, *said, *small)
     encoders = Encoders(encode_image, encode_text, key, None if config.low is None else encode_low)
-    spec = replace(pictures(model, path), limit=limit)
+    spec = replace(pictures(model, path), captions=captions, limit=limit)
     return LatentCache(
         spec if path.startswith(PIPE) else ImageFolder(spec),
         encoders,
@@ -90,7 +113,22 @@ def cacheable(model: Model, captions: Sequence[str]) -> Cond:
     if not model.text.trainable:
         return model.read(captions)
     ids, mask = model.text.tokenize(captions)
-    return Cond(ids, mask)
+    if model.guess is None:
+        return Cond(ids, mask)
+    found = [model.text.tokenize(phrases) for phrases in subject_and_manner(captions)]
+    return Cond(ids, mask, phrases=torch.stack([i.where(words, NO_TOKEN) for i, words in found], dim=1))
+
+
+def encoded(text: TextEncoder, cond: Cond) -> Cond:
+    """The conditions of token ids from `cacheable`, by a text encoder that is trained."""
+    assert cond.mask is not None
+    states = text.encode(cond.tokens, cond.mask)
+    if cond.phrases is None:
+        return states
+    ids = cond.phrases.flatten(0, 1)
+    pooled = text.encode(ids.clamp(min=0), ids != NO_TOKEN).pooled
+    assert pooled is not None  # a guess reads it
+    return replace(states, phrases=pooled.unflatten(0, (-1, 2)))
 
 
 def train_loader(

@@ -72,7 +72,7 @@ def _run(
         save_every=config.save_every,
     )
     seen, held_out = (
-        cached(model, config.data.train, config.data.views, config.data.limit),
+        cached(model, config.data.train, config.data.views, limit=config.data.limit),
         cached(model, config.data.val, 1),
     )
     order = train_loader(seen, len(seen), config.data.batch, config.seed + stage, steps_done(folder))

@@ -48,7 +48,7 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     started = load_model(init) if init is not None and (frozen or not done) else None
     if started is not None:
         _take_over(model, started, ("text",) if done else tuple(model.stored()))
-    seen = cached(model, config.data.train, config.data.views, config.data.limit)
+    seen = cached(model, config.data.train, config.data.views, limit=config.data.limit)
     held_out = cached(model, config.data.val, 1)
     ready_guess(model, seen, out, started.guess if started is not None else None)
     module = LatentDiffusion(model, PROMPTS if config.low is None else ())  # an upscaler draws from small pictures

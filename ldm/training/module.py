@@ -1,11 +1,12 @@
 """Stage 2 as a Lightning module: wires data, denoiser and loss, and owns no maths."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm.build import Model
 from ldm.core.distributed import world
@@ -16,15 +17,29 @@ from ldm.core.optim import adamw, scheduled
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.trainer import use_rate
 from ldm.data.latents import OF_PICTURE, Batch
-from ldm.denoiser import Denoiser, bind
+from ldm.denoiser import CondDenoiser, Denoiser, bind
 from ldm.inference.pipeline import Request, txt2img
 from ldm.losses import denoising_loss, hybrid_loss
 from ldm.nets.cond import Cond, where
 from ldm.nets.guess import noisy
 from ldm.nets.low import Low, noised, version
-from ldm.training.datamodule import cacheable
+from ldm.process.conditionals import q_sample
+from ldm.training.datamodule import cacheable, encoded
 
 LEVELS = 4  # equal parts of t in which the loss is logged
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What fine-tuning is to leave as it was: the last rows of every batch.
+
+    Attributes:
+        rows: how many.
+        before: the model before fine-tuning, whose estimates are the goal there; None: the pictures themselves are.
+    """
+
+    rows: int
+    before: CondDenoiser | None = None
 
 
 class LatentDiffusion(lightning.LightningModule):
@@ -33,11 +48,13 @@ class LatentDiffusion(lightning.LightningModule):
     Args:
         model: built for training; its codec stays outside of this module, and so does a text encoder that is frozen.
         prompts: drawn at every validation with fixed seeds.
+        kept: rows of the batches that only hold the model where it is.
     """
 
-    def __init__(self, model: Model, prompts: tuple[str, ...] = ()):
+    def __init__(self, model: Model, prompts: tuple[str, ...] = (), kept: Kept | None = None):
         super().__init__()
-        self.model = model
+        self.strict_loading = False  # a checkpoint leaves out what is frozen
+        self.model, self.kept = model, kept
         self.denoise = model.denoise
         self.learned, self.guess = model.learned(), model.guess
         self.ema = Ema(self.learned, model.config.optim.ema)
@@ -45,6 +62,7 @@ class LatentDiffusion(lightning.LightningModule):
         with torch.inference_mode():
             null = cacheable(model, [""])
         self._null = null.map(lambda tensor: tensor.clone())
+        self._seen: tuple[Tensor, Tensor] | None = None  # losses and times of the last step
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The weighted denoising loss of one noisy copy of every latent of the batch."""
@@ -53,9 +71,18 @@ class LatentDiffusion(lightning.LightningModule):
         noise = NoiseStream([fold(config.seed, "train", self.global_step)], rank=here.rank, size=here.size)
         per_image, t = self.loss(batch, noise, dropped=config.data.drop_caption)
         loss = per_image.mean()
+        self._seen = per_image.detach(), t
         self.log("train/loss", loss, prog_bar=True)
         self._log_levels("train", per_image.detach(), t)
         return loss
+
+    def worst_level(self) -> str:
+        """Of the last step: the level, nats, of the first loss that is not finite, else of the largest, for people."""
+        if self._seen is None:
+            return "unknown"
+        losses, t = self._seen
+        worst = losses.nan_to_num(nan=float("inf")).argmax()
+        return f"{self.model.schedule(t)[worst].item():.2f} nats of log-SNR (t = {t[worst].item():.3f})"
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """The same loss with the averaged weights, fixed noise and every caption kept."""
@@ -82,12 +109,24 @@ class LatentDiffusion(lightning.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.ema.update()
 
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Shorten gradients that are longer than the configured norm."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of float16: it has scaled the gradients
+        limit = self.model.config.optim.clip * (1.0 if scaler is None else scaler.get_scale())
+        # not by Lightning, which refuses a fused optimiser
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the averaged weights."""
+        """Keep the averaged weights, and of the others only those that are trained."""
         checkpoint["ema"] = self.ema.state_dict()
+        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n not in frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue the averaged weights, at the configured learning rate."""
+        missing = {name for name, p in self.named_parameters() if p.requires_grad} - checkpoint["state_dict"].keys()
+        if missing:
+            raise ValueError(f"checkpoint: {min(missing)} is missing; it is of another run, give another --out")
         self.ema.load_state_dict(checkpoint["ema"])
         use_rate(checkpoint, self.model.config.optim)
 
@@ -106,14 +145,28 @@ class LatentDiffusion(lightning.LightningModule):
         eps = noise.normal((1, *x0.shape), like=x0[None])[0]
         t = noise.of_batch(b, lambda n, whole: config.times.draw(n, whole, schedule)).to(x0.device)
         empty = noise.uniform((1, b))[0].to(x0.device) < dropped
+        if self.kept is not None and dropped:
+            empty[: b - self.kept.rows] = False  # the empty caption, too, is to mean what it meant
         low = self.low(batch, noise)
         if low is not None:
             x0 = low.correction(x0)
-        denoise = self.conditioned(batch, empty, noise, low)
+        cond = self._cond(batch, empty, noise, low)
+        denoise = bind(self.denoise, cond)
         if config.prediction.learned_variance:
             below = t.clamp(max=1 - 1e-6)  # the last step ends at 1
             return hybrid_loss(denoise, x0, eps, below, schedule, config.loss, steps=schedule.steps), t
-        return denoising_loss(denoise, x0, eps, schedule(t), config.loss, schedule.slope(t)), t
+        goal = self._goal(x0, eps, schedule(t), cond)
+        return denoising_loss(denoise, x0, eps, schedule(t), config.loss, schedule.slope(t), goal), t
+
+    @torch.no_grad()
+    def _goal(self, x0: Tensor, eps: Tensor, logsnr: Tensor, cond: Cond) -> Tensor:
+        """The latents, but in the rows that are kept what the model said of them before."""
+        if self.kept is None or self.kept.before is None or not self.training:
+            return x0
+        new = len(x0) - self.kept.rows
+        x_t = q_sample(x0[new:], eps[new:], logsnr[new:])
+        said = self.kept.before(x_t, logsnr[new:], cond.map(lambda rows: rows[new:])).x0
+        return torch.cat([x0[:new], said])
 
     def low(self, batch: Batch, noise: NoiseStream) -> Low | None:
         """For an upscaler, one of the small versions of every picture, as noisy as its spec says; else None."""
@@ -132,19 +185,20 @@ class LatentDiffusion(lightning.LightningModule):
         With `noise`, one stream, a guess of the latent is made as noisy as its spec says. `low` is what an upscaler
         reads.
         """
+        return bind(self.denoise, self._cond(batch, empty, noise, low))
+
+    def _cond(self, batch: Batch, empty: Tensor, noise: NoiseStream | None, low: Low | None) -> Cond:
         null = self._null.map(lambda row: row.to(empty.device).expand(len(empty), *row.shape[1:]))
         cond = where(empty, null, conditions(batch))
-        if self.model.text.trainable and cond.mask is not None:
-            cond = self.model.text.encode(cond.tokens, cond.mask)
+        if self.model.text.trainable:
+            cond = encoded(self.model.text, cond)
         if self.guess is not None:
-            with torch.no_grad():
-                cond = self.guess.into(cond)
-                if noise is not None:
-                    level = self.guess.spec.noise * noise.uniform((1, len(cond)))[0].to(empty.device)
-                    cond = noisy(
-                        cond, level, noise.normal((1, len(cond), *self.guess.spec.shape), like=cond.tokens[None])[0]
-                    )
-        return bind(self.denoise, cond if low is None else low.into(cond))
+            cond = self.guess.into(cond)
+            if noise is not None:
+                level = self.guess.spec.noise * noise.uniform((1, len(cond)))[0].to(empty.device)
+                z = noise.normal((1, len(cond), *self.guess.spec.shape), like=cond.tokens[None])[0]
+                cond = noisy(cond, level, z)
+        return cond if low is None else low.into(cond)
 
     def _log_levels(self, stage: str, per_image: Tensor, t: Tensor) -> None:
         for part in range(LEVELS):

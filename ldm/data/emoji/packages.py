@@ -79,6 +79,14 @@ FLUENT_FLAT = Package(
     licence="MIT",
     source="https://github.com/microsoft/fluentui-emoji",
 )
+FLUENT_HIGH_CONTRAST = Package(
+    name="@iconify-json/fluent-emoji-high-contrast",
+    version="1.2.6",
+    sha256="0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
+    art="Fluent Emoji High Contrast, Microsoft Corporation",
+    licence="MIT",
+    source="https://github.com/microsoft/fluentui-emoji",
+)
 FLUENT_3D = Package(
     name="@lobehub/fluent-emoji-3d",
     version="1.1.0",

@@ -39,6 +39,7 @@ STYLES: dict[str, Style] = {
     "noto-v1": Style(package=packages.NOTO_V1, words="noto blob"),
     "fxemoji": Style(package=packages.FXEMOJI, words="firefox clip art"),
     "fluent": Style(package=packages.FLUENT, words="fluent gradient"),
+    "high-contrast": Style(package=packages.FLUENT_HIGH_CONTRAST, words="black pictogram"),
 }
 # What older sets, which list no code points, call a concept that CLDR has renamed since.
 OLD_NAMES = {

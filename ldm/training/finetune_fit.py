@@ -1,0 +1,180 @@
+"""Run a fine-tuning to its end, resumable, and write its result: a model folder, a LoRA or a word."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from torch.utils.data import ConcatDataset, DataLoader, Subset
+
+from ldm.build import Model, load_model, save_model
+from ldm.core.config_io import dump_yaml
+from ldm.core.lock import claimed
+from ldm.core.trainer import make_trainer, steps_done, train
+from ldm.data.folder import FolderSpec, ImageFolder
+from ldm.data.latents import Batch
+from ldm.nets.embedding_file import save_word
+from ldm.nets.lora import Lora, save_lora
+from ldm.training.datamodule import cached, train_loader, val_loader
+from ldm.training.finetune import FinetuneConfig, FullSpec, run_config
+from ldm.training.lora import LoraSpec, inject, trained, without_adapters
+from ldm.training.module import Kept, LatentDiffusion
+from ldm.training.prior import TwoSets, draw_prior, prompts
+from ldm.training.samples import Samples
+from ldm.training.textual_inversion import WordSpec, add_word
+
+SETTINGS, MODEL, LORA, WORD = "config.yaml", "model", "lora.safetensors", "word.safetensors"
+WATCHED = 64  # training pictures that stand in for held-out ones where there are none
+
+
+def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> Path:
+    """Train, resuming from `out` where a checkpoint is there; returns the path of the result.
+
+    Args:
+        config: the run.
+        out: folder of checkpoints, logs, samples and the result.
+        began: when the user typed the command, by `time.monotonic`, for the log.
+
+    Raises:
+        ValueError: an option, the model, the data or a checkpoint cannot be used, another process writes to `out`, or
+            training left the finite numbers.
+        KeyboardInterrupt: Ctrl-C; a checkpoint was written.
+    """
+    with claimed(out):
+        lightning.seed_everything(config.seed, verbose=False)
+        done = steps_done(out)
+        _same_run(config, out)
+        captions = _captions(config)
+        model = load_model(config.model)
+        model = replace(model, config=run_config(config, model))
+        prior = _prior(config, model, captions, out)
+        _make_trainable(config, model)
+        seen, held_out = _latents(config, model)
+        (out / SETTINGS).write_text(dump_yaml(config), encoding="utf-8")
+        module = LatentDiffusion(model, kept=_kept(config, model))
+        trainer = make_trainer(
+            out,
+            steps=config.optim.steps,
+            precision=config.precision,
+            validate_every=min(config.validate_every, config.optim.steps),
+            save_every=config.save_every,
+            keep=config.keep,
+            callbacks=(Samples(config.prompts_for(captions), out), FirstStep(began or time.monotonic())),
+            wandb=config.logger == "wandb",
+        )
+        train(trainer, module, (_loader(config, seen, prior, done), val_loader(held_out)), out)
+        return _write(config, module, out)
+
+
+class FirstStep(Callback):
+    """Says how long it took to get to the first step: reading, encoding and drawing included."""
+
+    def __init__(self, began: float):
+        self._began: float | None = began
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """After the first optimiser step."""
+        if self._began is not None:
+            trainer.print(f"first step done {time.monotonic() - self._began:.1f} s after the start", flush=True)
+            self._began = None
+
+
+def _same_run(config: FinetuneConfig, out: Path) -> None:
+    """A folder holds one run, of which length, rate and logs may change."""
+    from ldm.core.config_io import load
+
+    if not (out / SETTINGS).is_file():
+        return
+    before = load(out / SETTINGS, FinetuneConfig)
+    for name in ("model", "data", "learn", "token", "subject", "prior", "prompts", "seed"):
+        if _settled(before, name) != _settled(config, name):
+            raise ValueError(
+                f"--out: {out} holds a run with another {name}; give another folder, or remove it to start again"
+            )
+
+
+def _settled(config: FinetuneConfig, name: str) -> Any:
+    """A field, with a folder as what it is and not as it was typed."""
+    return Path(config.model).resolve() if name == "model" else getattr(config, name)
+
+
+def _captions(config: FinetuneConfig) -> list[str]:
+    """The pictures' own captions."""
+    if not config.data.train:
+        raise ValueError("--data: name the folder of your pictures")
+    source = "auto" if config.wording.reads_captions else "none"
+    folder = ImageFolder(FolderSpec(path=config.data.train, captions=source))  # type: ignore[arg-type]
+    return [str(record.columns["caption"]) for record in folder.records]
+
+
+def _prior(config: FinetuneConfig, model: Model, captions: list[str], out: Path) -> Any:
+    """Latents of what the model draws before it is changed; None: nothing is kept."""
+    if config.kept is None:
+        return None
+    folder = draw_prior(model, config.kept, prompts(config.kept, captions, config.subject), config.seed, out)
+    return cached(model, str(folder), 1)
+
+
+def _make_trainable(config: FinetuneConfig, model: Model) -> None:
+    match config.learn:
+        case FullSpec():
+            model.denoise.requires_grad_(True).train()
+        case LoraSpec() as spec:
+            inject(model, spec)
+        case WordSpec() as spec:
+            add_word(model, spec, config.token, config.seed)
+
+
+def _latents(config: FinetuneConfig, model: Model) -> tuple[Any, Any]:
+    """Training and validation latents, with their captions as they are worded here."""
+    source: Any = "auto" if config.wording.reads_captions else "none"
+    seen = cached(model, config.data.train, config.data.views, captions=source, word=config.wording)
+    if config.data.val is None:
+        return seen, Subset(seen, range(0, len(seen), -(-len(seen) // WATCHED)))
+    return seen, cached(model, config.data.val, 1, captions=source, word=config.wording)
+
+
+def _kept(config: FinetuneConfig, model: Model) -> Kept | None:
+    """How the prior is kept: adapters can be switched off, and then the model itself says what it drew."""
+    if config.kept is None:
+        return None
+    rows = config.kept.rows(config.data.batch)
+    if not isinstance(config.learn, LoraSpec) or config.learn.text:
+        return Kept(rows)
+
+    def before(x_t: Any, logsnr: Any, cond: Any) -> Any:
+        with without_adapters(model.denoise):
+            return model.denoise(x_t, logsnr, cond)
+
+    return Kept(rows, before)
+
+
+def _loader(config: FinetuneConfig, seen: Any, prior: Any, done: int) -> DataLoader[Batch]:
+    batch = config.data.batch
+    if config.kept is None:
+        return train_loader(seen, len(seen), batch, config.seed, done)
+    order = TwoSets((len(seen), len(prior)), batch, config.kept.rows(batch), config.seed, done)
+    return DataLoader(ConcatDataset([seen, prior]), batch, sampler=order)
+
+
+def _write(config: FinetuneConfig, module: LatentDiffusion, out: Path) -> Path:
+    """The result, with averaged weights."""
+    model, weights = module.model, module.ema.weights()
+    match config.learn:
+        case FullSpec():
+            if model.guess is not None:
+                weights |= {f"guess.{name}": tensor for name, tensor in model.guess.state_dict().items()}
+            assert model.folder is not None  # it was loaded from there
+            save_model(out / MODEL, model.config, weights, model.folder / model.config.codec.path)
+            return out / MODEL
+        case LoraSpec() as spec:
+            words = (config.token,) if config.token else ()
+            changes = trained(weights, spec.rank if spec.alpha is None else spec.alpha)
+            save_lora(out / LORA, Lora(changes, model.sha256, words))
+            return out / LORA
+        case WordSpec():
+            with module.ema.applied():
+                save_word(out / WORD, config.token, model.text)
+            return out / WORD

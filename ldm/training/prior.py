@@ -1,0 +1,108 @@
+"""Prior preservation: pictures that the model draws before it is fine-tuned, and goes over while it is.
+
+Source: Ruiz et al. 2022 (arXiv:2208.12242) section 3.3.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils.data import Sampler
+
+from ldm.build import Model
+from ldm.core.bundle import write_atomically
+from ldm.core.images import save_png
+from ldm.core.rng import fold
+from ldm.data.position import ResumableSampler
+from ldm.inference.pipeline import Request, txt2img
+from ldm.training.wording import Wording
+
+FOLDER, AT_ONCE = "prior", 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSpec:
+    """What the model is to go on drawing where a prompt does not name what is new.
+
+    Attributes:
+        captions: templates of the prompts, as in `Wording`, without {token}. Picture i has template i, and with
+            {caption} the caption of one training picture after the other.
+        pictures: how many are drawn.
+        share: of every batch that goes over them; 0.5 is the paper's weight of 1.
+        steps: in which they are drawn; null: as many as the model's default.
+    """
+
+    captions: tuple[str, ...] = ("{caption}",)
+    pictures: int = 48
+    share: float = 0.25
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ValueError(f"prior.share: {self.share} is not in (0, 1); it is a share of the batch")
+        if self.pictures < 1 or not self.captions:
+            raise ValueError("prior: at least 1 picture and 1 caption; or set prior to null")
+
+    def rows(self, batch: int) -> int:
+        """Rows of a batch that go over the prior's pictures: at least one, and not all."""
+        return min(max(round(self.share * batch), 1), batch - 1)
+
+
+def prompts(spec: PriorSpec, captions: Sequence[str], subject: str) -> list[str]:
+    """What the prior's pictures show.
+
+    Args:
+        spec: of the prior.
+        captions: of the training pictures.
+        subject: as in `Wording`.
+    """
+    wordings = [Wording(template=template, subject=subject) for template in spec.captions]
+    every = range(spec.pictures)
+    return [wordings[i % len(wordings)](captions[i // len(wordings) % len(captions)]) for i in every]
+
+
+def draw_prior(model: Model, spec: PriorSpec, wanted: Sequence[str], seed: int, out: Path) -> Path:
+    """Draw one picture for each prompt into a folder with metadata; what an interrupted call drew is not drawn again.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = out / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{i:05}.png" for i in range(len(wanted))]
+    left = [i for i, name in enumerate(names) if not (folder / name).is_file()]
+    for start in range(0, len(left), AT_ONCE):
+        rows = left[start : start + AT_ONCE]
+        seeds = tuple(fold(seed, "prior", i) for i in rows)
+        request = Request(prompts=tuple(wanted[i] for i in rows), seeds=seeds, steps=spec.steps, batch=AT_ONCE)
+        for i, image in zip(rows, txt2img(model, request), strict=True):
+            save_png(image, folder / names[i], {"prompt": wanted[i]})
+    lines = [json.dumps({"file_name": n, "caption": c}) + "\n" for n, c in zip(names, wanted, strict=True)]
+    write_atomically(folder / "metadata.jsonl", "".join(lines).encode())
+    return folder
+
+
+class TwoSets(Sampler[int]):
+    """Endless batches of two data sets laid end to end: `batch - kept` rows of the first, then `kept` of the second.
+
+    Args:
+        sizes: of the two.
+        batch: rows of a batch.
+        kept: rows of the second data set in it.
+        seed: of both orders.
+        steps_done: batches that were drawn before; the order goes on from there.
+    """
+
+    def __init__(self, sizes: tuple[int, int], batch: int, kept: int, seed: int, steps_done: int):
+        self._first, self._new, self._kept = sizes[0], batch - kept, kept
+        self._orders = (
+            ResumableSampler(sizes[0], seed, steps_done * self._new),
+            ResumableSampler(sizes[1], fold(seed, "prior"), steps_done * kept),
+        )
+
+    def __iter__(self) -> Iterator[int]:
+        new, old = (iter(order) for order in self._orders)
+        while True:
+            yield from (next(new) for _ in range(self._new))
+            yield from (self._first + next(old) for _ in range(self._kept))

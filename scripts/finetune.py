@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Fine-tune a model on a folder of pictures. The same command again resumes."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+BEGAN = time.monotonic()
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+METHODS = ("lora", "full", "dreambooth", "textual-inversion")
+
+
+def main() -> None:
+    """Parse, load the recipe, fine-tune."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--model", default=str(ROOT / "models" / "emoji"), help="model folder to start from")
+    p.add_argument("--data", required=True, help="folder of pictures: a .txt beside each, metadata.jsonl, sub-folders")
+    p.add_argument("--method", default="lora", choices=METHODS)
+    p.add_argument("--token", help='word for what is new, e.g. "watercolour", or "<my-cat>" for textual inversion')
+    p.add_argument("--subject", help="what kind of thing the pictures show (DreamBooth), e.g. cat")
+    p.add_argument("--stage", default="ldm", choices=["ldm", "autoencoder"], help="which of the two is fine-tuned")
+    p.add_argument("--config", help="recipe (default: configs/finetune/METHOD.yaml)")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. optim.steps=400")
+    p.add_argument("--out", help="folder of checkpoints, samples and the result (default: runs/finetune/METHOD)")
+    arguments = p.parse_args()
+    from ldm.training.finetune_command import run_from
+
+    print(run_from(arguments, BEGAN))
+
+
+if __name__ == "__main__":
+    from ldm.core.command import run
+
+    run(main)
