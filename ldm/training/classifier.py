@@ -225,7 +225,7 @@ def _labelled(
     model = replace(model, config=replace(model.config, data=settings, precision=config.precision))
     number = {name: i for i, name in enumerate(classes)}
     train_labels, val_labels = ([number[value] for value in column] for column in values)
-    seen = cached(model, config.data.train, config.data.views, limit=config.data.limit)
+    seen = cached(model, config.data.train, config.data.views)
     held_out = cached(model, config.data.val, 1)
     return Labelled(seen, train_labels), Labelled(held_out, val_labels)
 

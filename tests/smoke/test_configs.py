@@ -14,6 +14,7 @@ from ldm.core.config_io import ConfigError, from_dict, load, to_dict
 from ldm.nets.classifier import NoisyClassifier
 from ldm.training.classifier import ClassifierConfig
 from ldm.training.distill import DistillConfig, student_config
+from ldm.training.finetune import FinetuneConfig
 
 ROOT = Path(__file__).parents[2] / "configs"
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
@@ -21,24 +22,38 @@ PARAMETERS = {"autoencoder/sd_f8.yaml": 83_653_863, "ldm/sd1.yaml": 859_520_964,
 PARAMETERS |= {"ldm/sd1_finetune.yaml": PARAMETERS["ldm/sd1.yaml"]}
 
 
-Recipe = AutoencoderConfig | ClassifierConfig | DistillConfig | RunConfig
+Recipe = AutoencoderConfig | ClassifierConfig | DistillConfig | FinetuneConfig | RunConfig
+KINDS = {
+    "autoencoder": AutoencoderConfig,
+    "classifier": ClassifierConfig,
+    "distill": DistillConfig,
+    "finetune": FinetuneConfig,
+}
 
 
 def load_recipe(name: str) -> Recipe:
-    kinds = {"autoencoder": AutoencoderConfig, "classifier": ClassifierConfig, "distill": DistillConfig}
-    return load(ROOT / name, next((kind for part, kind in kinds.items() if part in name), RunConfig))
+    path = Path(name)
+    kind = KINDS.get(path.stem) or KINDS.get(path.parent.name) or RunConfig
+    return load(ROOT / name, kind, ["token=<new>"] if kind is FinetuneConfig else [])  # a recipe leaves the word open
 
 
 def network_of(config: Recipe) -> torch.nn.Module:
     with torch.device("meta"):
-        if isinstance(config, DistillConfig):
-            path = ROOT.parent / config.teacher / "ldm.safetensors"
-            if not path.is_file():  # of a recipe whose model is not shipped
-                return build_denoiser(student_config(load(ROOT / "smoke/ldm.yaml", RunConfig), config)).net
-            return build_denoiser(student_config(from_dict(RunConfig, load_bundle(path).config), config)).net
         if isinstance(config, ClassifierConfig):
             return NoisyClassifier(config.net)
-        return Autoencoder(config.model) if isinstance(config, AutoencoderConfig) else build_denoiser(config).net
+        if isinstance(config, AutoencoderConfig):
+            return Autoencoder(config.model)
+        if isinstance(config, DistillConfig):
+            return build_denoiser(student_config(model_of(config.teacher), config)).net
+        return build_denoiser(model_of(config.model) if isinstance(config, FinetuneConfig) else config).net
+
+
+def model_of(folder: str) -> RunConfig:
+    """The configuration of the model that a recipe starts from; for one that is not shipped that of the smoke test."""
+    path = ROOT.parent / folder / "ldm.safetensors"
+    if not path.is_file():
+        return load(ROOT / "smoke/ldm.yaml", RunConfig)
+    return from_dict(RunConfig, load_bundle(path).config)
 
 
 @pytest.mark.parametrize("name", RECIPES)
