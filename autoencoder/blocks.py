@@ -1,7 +1,10 @@
 """Building blocks of the convolutional autoencoder: residual block, single-head attention, change of resolution."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ldm.core.packed import plus
 
 EPS = 1e-6  # of every group norm, as in Stable Diffusion's autoencoder
 
@@ -11,6 +14,11 @@ def norm(channels: int, groups: int) -> nn.GroupNorm:
     while channels % groups:
         groups -= 1
     return nn.GroupNorm(groups, channels, eps=EPS)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x) of a map that nothing else needs: in its own memory where no gradient is taken."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class ResBlock(nn.Module):
@@ -26,8 +34,8 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, channels_in, h, w) to (b, channels_out, h, w)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        return self.shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(silu(self.norm1(x)))
+        return plus(self.conv2, silu(self.norm2(h)), self.shortcut(x))
 
 
 class Attention(nn.Module):
@@ -46,7 +54,7 @@ class Attention(nn.Module):
         h = self.norm(x)
         q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
         attended = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-        return x + self.out(attended.transpose(1, 2).reshape(x.shape))
+        return plus(self.out, attended.transpose(1, 2).reshape(x.shape), x)
 
 
 class Downsample(nn.Module):
