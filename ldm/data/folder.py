@@ -25,6 +25,7 @@ from ldm.data.records import CaptionSource, read_records
 from ldm.data.tar import PIPE, expand, read_tars
 from ldm.data.variety import Variety
 
+CONTAINERS = ("*.parquet", "*/*.parquet", "*.tar")  # looked for in a folder
 report = logging.getLogger(__name__).warning  # to stderr, one line for each fault, unless an application says otherwise
 
 
@@ -195,7 +196,7 @@ def read_listing(spec: FolderSpec, most: float = MOST_FAULTS) -> Listing:
     captions = spec.captions != "none"
     paths = [Path(path) for path in expand(spec.path)]
     if len(paths) == 1 and paths[0].is_dir():
-        paths = sorted(paths[0].rglob("*.parquet")) or sorted(paths[0].glob("*.tar"))
+        paths = next(filter(None, (sorted(paths[0].glob(name)) for name in CONTAINERS)), paths)
     missing = [path for path in paths if not path.is_file()]
     if paths and paths[0].suffix in (".parquet", ".tar") and missing:
         raise ValueError(f"{shown(missing[0])}: no such file")

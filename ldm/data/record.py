@@ -90,7 +90,7 @@ def caption_of(columns: Mapping[str, Any], where: str) -> str:
     return caption.strip()
 
 
-def shown(path: Path) -> str:
+def shown(path: Path | str) -> str:
     """A path on one line, whatever its name."""
     return str(path).replace("\n", "\\n").replace("\r", "\\r")
 

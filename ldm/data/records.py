@@ -18,7 +18,7 @@ from ldm.data.record import LAYOUTS, MOST_FAULTS, Fault, Listing, Record, captio
 CaptionSource = Literal["auto", "metadata", "text", "folders", "none"]
 METADATA = ("metadata.jsonl", "metadata.csv")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".tga"}
-Rows = list[tuple[Path, dict[str, Any]]]
+Rows = list[tuple[str, dict[str, Any]]]  # paths are text here: a Path for each of a million files would take a minute
 
 
 def read_records(root: Path, captions: CaptionSource = "auto", most: float = MOST_FAULTS) -> Listing:
@@ -52,14 +52,14 @@ def read_records(root: Path, captions: CaptionSource = "auto", most: float = MOS
             rows = [(path, {"caption": ""}) for path in pictures]
     check_share(str(root), len(rows), faults, most)
     numbers, classes = class_numbers([columns for _, columns in rows])
-    records = [Record(path=path, columns=c, label=n) for (path, c), n in zip(rows, numbers, strict=True)]
+    records = [Record(path=Path(path), columns=c, label=n) for (path, c), n in zip(rows, numbers, strict=True)]
     faults += _left_over(captions, rows, pictures, texts)
     return Listing(records=records, classes=classes, faults=faults)
 
 
 def pictures_below(root: Path) -> list[Path]:
     """All picture files below `root`, sorted; hidden files and folders are not looked at."""
-    return _walk(root)[0]
+    return [Path(path) for path in _walk(root)[0]]
 
 
 def metadata_file(root: Path) -> Path | None:
@@ -74,11 +74,11 @@ def metadata_file(root: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _walk(root: Path) -> tuple[list[Path], set[Path]]:
+def _walk(root: Path) -> tuple[list[str], set[str]]:
     """Pictures, sorted, and text files below `root`; one look at each folder, none at each file."""
-    pictures: list[Path] = []
-    texts: set[Path] = set()
-    folders = [root]
+    pictures: list[str] = []
+    texts: set[str] = set()
+    folders, here = [str(root)], f".{os.sep}"  # Path leaves that out
     while folders:
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
@@ -86,28 +86,32 @@ def _walk(root: Path) -> tuple[list[Path], set[Path]]:
                     continue
                 suffix = "." + entry.name.rpartition(".")[2].lower()
                 if suffix in SUFFIXES and entry.is_file():
-                    pictures.append(Path(entry.path))
+                    pictures.append(entry.path.removeprefix(here))
                 elif suffix == ".txt" and entry.is_file():
-                    texts.add(Path(entry.path))
+                    texts.add(entry.path.removeprefix(here))
                 elif entry.is_dir(follow_symlinks=False):
-                    folders.append(Path(entry.path))
-    return sorted(pictures), texts
+                    folders.append(entry.path)
+    return sorted(pictures, key=lambda path: path.split(os.sep)), texts  # noqa: PTH206 (a Path costs more)
 
 
-def _detect(root: Path, pictures: list[Path], texts: set[Path]) -> CaptionSource:
+def _text_beside(path: str) -> str:
+    return path.rpartition(".")[0] + ".txt"
+
+
+def _detect(root: Path, pictures: list[str], texts: set[str]) -> CaptionSource:
     if metadata_file(root):
         return "metadata"
     inner = sorted(path.parent for name in METADATA for path in root.glob(f"*/{name}"))
     if inner:
         raise ValueError(f"{root}: has no metadata of its own, but {inner[0].name}/ has; give path {inner[0]}")
-    if any(path.with_suffix(".txt") in texts for path in pictures):
+    if any(_text_beside(path) in texts for path in pictures):
         return "text"
-    if all(path.parent != root for path in pictures):
+    if all(os.sep in path.removeprefix(str(root) + os.sep) for path in pictures):
         return "folders"
     raise ValueError(f"{root}: no captions found; use {LAYOUTS}, or set captions: none")
 
 
-def _usable(pictures: list[Path], columns: Callable[[Path], dict[str, Any]], faults: list[str]) -> Rows:
+def _usable(pictures: list[str], columns: Callable[[str], dict[str, Any]], faults: list[str]) -> Rows:
     """The columns of every picture that has them; what is wrong with the others goes to `faults`."""
     rows = []
     for path in pictures:
@@ -118,11 +122,12 @@ def _usable(pictures: list[Path], columns: Callable[[Path], dict[str, Any]], fau
     return rows
 
 
-def _left_over(captions: CaptionSource, rows: Rows, pictures: list[Path], texts: set[Path]) -> list[str]:
+def _left_over(captions: CaptionSource, rows: Rows, pictures: list[str], texts: set[str]) -> list[str]:
     """Captions without their pictures, pictures without their rows: they cost no picture that was meant to be seen."""
     if captions == "text":
-        captioned, folders = {path.with_suffix(".txt") for path in pictures}, {path.parent for path in pictures}
-        lone = sorted(text for text in texts - captioned if text.parent in folders)
+        captioned = {_text_beside(path) for path in pictures}
+        folders = {path.rpartition(os.sep)[0] for path in pictures}
+        lone = sorted(text for text in texts - captioned if text.rpartition(os.sep)[0] in folders)
         return [f"{shown(text)}: a caption without its picture" for text in lone]
     if captions == "metadata":
         return [
@@ -131,32 +136,34 @@ def _left_over(captions: CaptionSource, rows: Rows, pictures: list[Path], texts:
     return []
 
 
-def _metadata_rows(root: Path, pictures: set[Path], faults: list[str]) -> Rows:
+def _metadata_rows(root: Path, pictures: set[str], faults: list[str]) -> Rows:
     source = metadata_file(root)
     if source is None:
         raise ValueError(f"{root}: no {' or '.join(METADATA)} here")
     rows: Rows = []
-    seen: dict[Path, int] = {}
+    seen: dict[str, int] = {}
     for line, read in _read_table(source):
         try:
             columns = read()
             path = _named(root, columns, pictures, seen, f"{shown(source)}:{line}")
             seen[path] = line
-            rows.append((path, columns | {"caption": caption_of(columns, f"{shown(source)}:{line}: {path.name}")}))
+            rows.append(
+                (path, columns | {"caption": caption_of(columns, f"{shown(source)}:{line}: {Path(shown(path)).name}")})
+            )
         except Fault as fault:
             faults.append(str(fault))
     return rows
 
 
-def _named(root: Path, columns: Mapping[str, Any], pictures: set[Path], seen: Mapping[Path, int], where: str) -> Path:
+def _named(root: Path, columns: Mapping[str, Any], pictures: set[str], seen: Mapping[str, int], where: str) -> str:
     """The picture that a row names."""
     name = columns.get("file_name")
     if not isinstance(name, str) or not name:
         raise Fault(f"{where}: no file_name; each row names its picture, relative to {root}")
-    path = root / name
+    path = str(root / name)
     if path in seen:
         raise Fault(f"{where}: {name} is named again (first on line {seen[path]}); remove one row")
-    if path not in pictures and not path.is_file():  # most are known from the walk, without another look
+    if path not in pictures and not Path(path).is_file():  # most are known from the walk, without another look
         raise Fault(f"{where}: {name} does not exist in {root}; restore it or remove the row")
     return path
 
@@ -195,21 +202,21 @@ def _json_row(source: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def _text_caption(path: Path, texts: set[Path]) -> str:
-    source = path.with_suffix(".txt")
+def _text_caption(path: str, texts: set[str]) -> str:
+    source = _text_beside(path)
     if source not in texts:
-        raise Fault(f"{shown(path)}: no caption; {shown(Path(source.name))} is missing beside it")
+        raise Fault(f"{shown(path)}: no caption; {Path(shown(source)).name} is missing beside it")
     try:
-        caption = source.read_text(encoding="utf-8-sig").strip()
+        caption = Path(source).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise Fault(f"{shown(source)}: cannot be read as UTF-8 text: {error}") from error
     if not caption:
-        raise Fault(f"{shown(path)}: no caption; {shown(Path(source.name))} is empty")
+        raise Fault(f"{shown(path)}: no caption; {Path(shown(source)).name} is empty")
     return caption
 
 
-def _folder_columns(root: Path, path: Path) -> dict[str, Any]:
-    if path.parent == root:
+def _folder_columns(root: Path, path: str) -> dict[str, Any]:
+    name, inside, _ = path.removeprefix(str(root) + os.sep).partition(os.sep)
+    if not inside:
         raise Fault(f"{shown(path)}: no caption; it lies outside the class folders of {root}")
-    name = path.relative_to(root).parts[0]
     return {"caption": name.replace("_", " ").replace("-", " ").strip(), "label": name}

@@ -228,3 +228,65 @@ def test_damaged_pictures_are_named_and_listed(tmp_path):
 def test_size_out_of_range(size):
     with pytest.raises(ValueError, match=f"size: {size} is outside 8 to 4096"):
         FolderSpec(path="x", size=size)
+
+
+def many(root, faulty=1, count=20):
+    for i in range(count):
+        picture(root / f"{i:02}.png", (i, 0, 0))
+        if i >= faulty:
+            (root / f"{i:02}.txt").write_text(f"number {i}")
+    return root
+
+
+def test_a_few_faults_are_reported_and_trained_around(tmp_path):
+    many(tmp_path)
+    (tmp_path / "lone.txt").write_text("x")
+    folder = open_folder(tmp_path)
+    assert len(folder) == 19
+    assert folder.faults == [
+        f"{tmp_path}/00.png: no caption; 00.txt is missing beside it",
+        f"{tmp_path}/lone.txt: a caption without its picture",
+    ]
+
+
+def test_a_note_beside_a_few_pictures_is_no_reason_to_stop(tmp_path):
+    many(tmp_path, faulty=0, count=2)
+    (tmp_path / "LICENSE.txt").write_text("x")
+    assert len(open_folder(tmp_path)) == 2
+
+
+def test_pictures_that_metadata_does_not_name_are_reported(tmp_path, monkeypatch):
+    many(tmp_path, faulty=20, count=2)
+    metadata(tmp_path, {"file_name": "00.png", "caption": "x"})
+    monkeypatch.chdir(tmp_path)
+    for root in (tmp_path, "."):
+        folder = open_folder(root)
+        assert len(folder) == 1 and [line.rpartition("/")[2] for line in folder.faults] == [
+            "01.png: not named in the metadata"
+        ]
+
+
+def test_a_damaged_picture_is_named_once_in_training_and_the_next_one_shown(tmp_path, caplog):
+    many(tmp_path, faulty=0)
+    (tmp_path / "19.png").write_text("no picture")
+    folder = open_folder(tmp_path)
+    loader = DataLoader(folder, 10, sampler=DrawSampler(ResumableSampler(20, 0)), num_workers=2)
+    batches = [batch for batch, _ in zip(loader, range(6), strict=False)]
+    shown = torch.cat([batch.index for batch in batches]).tolist()
+    assert shown.count(19) == 0 and shown.count(0) == 6  # three epochs, and thrice in the place of 19
+    again = [folder[Draw(19, 0)].index for _ in range(2)]
+    assert again == [0, 0] and len(caplog.messages) <= 1  # one of the workers may have named it
+
+
+@pytest.mark.parametrize("name", ["a b", "line\nbreak", "caf\u00e9", "\u732b", "\u0645\u0631\u062d\u0628\u0627", "a.b"])
+def test_names_and_captions_in_any_script(tmp_path, name):
+    picture(tmp_path / f"{name}.png")
+    (tmp_path / f"{name}.txt").write_text(f"{name}!", encoding="utf-8")
+    folder = open_folder(tmp_path)
+    assert folder[0].caption == f"{name}!" and "\n" not in folder.records[0].name
+
+
+def test_no_file_is_opened_before_it_is_asked_for(tmp_path, monkeypatch):
+    many(tmp_path, faulty=0)
+    monkeypatch.setattr(Image, "open", None)
+    assert len(open_folder(tmp_path)) == 20
