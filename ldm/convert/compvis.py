@@ -134,7 +134,7 @@ def read_compvis(file: WeightsFile, *, prediction: Prediction | None = None, var
         BundleError: a file of another kind, or tensors that are missing, unknown or of another shape.
         ValueError: `prediction` is needed, or the variant is not there.
     """
-    tensors, path = file.tensors, file.path
+    tensors, path = _with_prefix(file.tensors), file.path
     refuse_unlike(tensors, file.metadata, path)
     _check_schedule(tensors, path)
     generation = 2 if any(name.startswith(TEXT[2]) for name in tensors) else 1
@@ -177,7 +177,16 @@ def write_compvis(parts: Parts, path: Path) -> None:
     generation = generation_of(config.text)
     theirs |= spread(parts.text, tower_names(config.text, parts.text))
     theirs |= _positions(theirs) if generation == 1 else _stand_ins(theirs)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_tensors(path, theirs, _metadata(parts, generation))
+
+
+def _with_prefix(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Under the usual names, where a merging program left `text_model.` out."""
+    short = TEXT[1].removesuffix("text_model.")
+    if not any(name.startswith(f"{short}embeddings.") for name in tensors):
+        return tensors
+    return {TEXT[1] + n.removeprefix(short) if n.startswith(short) else n: t for n, t in tensors.items()}
 
 
 def _below(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:

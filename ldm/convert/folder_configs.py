@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autoencoder.model import AutoencoderSpec
 from ldm.config import RunConfig, ScheduleSpec
-from ldm.convert.recipe import INPAINTING, Prediction
+from ldm.convert.recipe import INPAINTING, TOWERS, Prediction, generation_of
 from ldm.convert.recipe import text_spec as tower
 from ldm.core.bundle import BundleError
 from ldm.nets.clip import ClipSpec
@@ -220,17 +220,17 @@ def text_config(spec: ClipSpec, text: Mapping[str, Tensor]) -> dict[str, Any]:
     """`text_encoder/config.json` of a text tower with these tensors."""
     positions, width = text["clip.positional_embedding"].shape
     blocks = {name.split(".")[3] for name in text if name.startswith("clip.transformer.resblocks.")}
-    usual = {1: 12, 2: 16}[1 if spec.layer == "last" else 2]
+    generation = generation_of(spec)
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",
         "hidden_size": width,
         "intermediate_size": text["clip.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
         "num_hidden_layers": len(blocks),
-        "num_attention_heads": spec.heads or usual,
+        "num_attention_heads": spec.heads or TOWERS[generation][2],
         "max_position_embeddings": positions,
         "vocab_size": text["clip.token_embedding.weight"].shape[0],
-        "hidden_act": ACTIVATIONS[1 if spec.layer == "last" else 2],
+        "hidden_act": ACTIVATIONS[generation],
         "layer_norm_eps": 1e-5,
         "projection_dim": width,
         "bos_token_id": 49406,

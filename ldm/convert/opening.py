@@ -84,14 +84,14 @@ def assembled(parts: Parts, sha256: str, folder: Path | None) -> Model:
     """
     config, moments = parts.config, moments_of(parts)
     assert isinstance(config.text, ClipSpec) and config.codec.scale is not None
-    with blank():
+    with torch.device("meta"):
         denoise = build_denoiser(config)
         autoencoder = Autoencoder(parts.autoencoder)
+    with blank():  # it has a buffer, which must be computed
         text = ClipEncoder(config.text)
-    _load(denoise.net, parts.net)
-    _load(autoencoder, parts.codec)
-    _load(text, parts.text)
-    autoencoder.to(memory_format=torch.channels_last)
+    _fill(denoise.net, parts.net)
+    _fill(autoencoder, parts.codec)
+    text.load_state_dict(dict(parts.text))
     codec = ScaledCodec(autoencoder, LatentStats((0.0,), (1 / config.codec.scale,)))
     latents = latents_name(latents_hash(parts.codec, to_dict(moments)), config.codec)
     model = Model(config, denoise, config.schedule, codec, text, None, latents, sha256, folder)
@@ -100,9 +100,13 @@ def assembled(parts: Parts, sha256: str, folder: Path | None) -> Model:
     return model
 
 
-def _load(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy, and widen, one tensor at a time."""
-    net.load_state_dict(dict(weights))
+def _fill(net: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a network without memory its weights in float32, kernels channels-last: one copy, or none if they are so."""
+    ready = {
+        name: tensor.to(torch.float32, memory_format=torch.channels_last if tensor.ndim == 4 else torch.preserve_format)
+        for name, tensor in weights.items()
+    }
+    net.load_state_dict(ready, assign=True)
 
 
 def _refuse_options(path: Path, prediction: Prediction | None, variant: str | None) -> None:

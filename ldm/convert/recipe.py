@@ -1,5 +1,6 @@
 """The configuration of a Stable Diffusion model that came from elsewhere: what drawing and fine-tuning start from."""
 
+from dataclasses import replace
 from typing import Literal
 
 from ldm.build import AUTOENCODER
@@ -34,15 +35,10 @@ def text_spec(generation: int, width: int, layers: int, *, heads: int, pad: Lite
         pad: what fills a caption up.
     """
     model, *usual = TOWERS[generation]
-    own = None if usual == [layers, heads, width] else 1
-    return ClipSpec(
-        model=model,
-        layer="last" if generation == 1 else "penultimate",
-        pad=pad,
-        width=own and width,
-        layers=own and layers,
-        heads=own and heads,
-    )
+    spec = ClipSpec(model=model, layer="last" if generation == 1 else "penultimate", pad=pad)
+    if usual == [layers, heads, width]:
+        return spec
+    return replace(spec, width=width, layers=layers, heads=heads)
 
 
 def generation_of(spec: ClipSpec) -> int:

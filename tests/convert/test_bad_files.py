@@ -266,3 +266,9 @@ def test_older_names_of_the_autoencoders_attention(folder, tmp_path):
         renamed[name] = tensor
     save_file(renamed, path)
     assert small.same(read_parts(copy), read_parts(folder))
+
+
+def test_text_names_without_their_middle_part(tmp_path, file, weights):
+    short = {name.replace("transformer.text_model.", "transformer."): tensor for name, tensor in weights.items()}
+    assert short.keys() != weights.keys()
+    assert small.same(read_parts(saved(short, tmp_path / "x.safetensors")), read_parts(file))

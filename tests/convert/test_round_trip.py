@@ -1,12 +1,20 @@
-"""From a layout into ours and out again: every bit, in every layout; and shapes of the published sizes."""
+"""From a layout into ours and out again: every bit, in every layout."""
+
+from dataclasses import replace
 
 import pytest
 import small
 import torch
 
+from autoencoder.build import latents_hash
+from ldm.build import AUTOENCODER, LDM
 from ldm.convert.command import WRITERS
-from ldm.convert.opening import read_parts
+from ldm.convert.diffusers import write_diffusers
+from ldm.convert.native import write_native
+from ldm.convert.opening import open_model, read_parts
 from ldm.convert.weights import read_weights
+from ldm.core.bundle import load_bundle, save_bundle
+from ldm.core.config_io import to_dict
 
 PLACES = {"compvis": "model.safetensors", "diffusers": "folder", "native": "model"}
 
@@ -25,3 +33,25 @@ def test_out_and_in_again_is_the_same_model(tmp_path, layout, name, dtype):
         other = second if path.is_file() else second / file.relative_to(path)
         first, then = read_weights(file).tensors, read_weights(other).tensors
         assert first.keys() == then.keys() and all(torch.equal(first[n], then[n]) for n in first)
+
+
+@torch.no_grad()
+def test_measured_moments_are_folded_into_one_factor(tmp_path):
+    """Pictures, latents and their variances stay; what other programs multiply latents with becomes 0.18215."""
+    parts = small.made("1")
+    write_native(parts, tmp_path / "native")
+    bundle = load_bundle(tmp_path / "native" / AUTOENCODER)
+    moments = {"mean": [0.5, -2.0, 1.0, 0.1], "std": [4.0, 0.5, 3.0, 1.5], "images": 9}
+    save_bundle(tmp_path / "native" / AUTOENCODER, bundle.config, bundle.weights, moments=moments)
+    config = replace(parts.config, codec=replace(parts.config.codec, scale=None))
+    weights = load_bundle(tmp_path / "native" / LDM).weights
+    latents = latents_hash(bundle.weights, moments)
+    save_bundle(tmp_path / "native" / LDM, to_dict(config), weights, autoencoder=latents)
+    native = open_model(tmp_path / "native").codec
+    write_diffusers(read_parts(tmp_path / "native"), tmp_path / "folder")
+    folded = open_model(tmp_path / "folder").codec
+    assert folded.stats.std.item() == pytest.approx(1 / 0.18215)
+    image, z = torch.rand(1, 3, 16, 16) * 2 - 1, torch.randn(1, 4, 4, 4)
+    ours, theirs = native.posterior(image), folded.posterior(image)
+    for mine, other in ((ours.mean, theirs.mean), (ours.var, theirs.var), (native.decode(z), folded.decode(z))):
+        assert (mine - other).abs().max() <= 1e-4 * other.std()
