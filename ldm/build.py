@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from autoencoder.build import latents_hash, load_autoencoder
 from ldm.codec import IdentityCodec, LatentStats, ScaledCodec
 from ldm.config import MATCHED, CodecSpec, RunConfig, SampleSpec
+from ldm.core.blank import blank
 from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import ConfigError, from_dict, to_dict
 from ldm.core.int8 import pack, unpack
@@ -270,13 +271,14 @@ def load_model(path: str | Path) -> Model:
     spec = config.text
     if isinstance(spec, ClipSpec) and spec.trainable:
         spec = replace(spec, pretrained=None)  # the bundle has its weights; nothing is to be downloaded
-    text = build_text(spec, text_root(config, folder))
-    guess = build_guess(config)
+    with blank():
+        text = build_text(spec, text_root(config, folder))
+        denoise, guess = build_denoiser(config), build_guess(config)
     name = latents_name(latents, config.codec)
-    model = Model(config, build_denoiser(config), config.schedule, codec, text, guess, name, bundle.sha256, folder)
+    model = Model(config, denoise, config.schedule, codec, text, guess, name, bundle.sha256, folder)
     stored = model.stored()
     try:
-        stored.load_state_dict({_module_name(name): w.float() for name, w in unpack(bundle.weights).items()})
+        stored.load_state_dict({_module_name(name): w for name, w in unpack(bundle.weights).items()})
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise BundleError(f"{folder / LDM}: the tensors do not fit the configuration ({first})") from error
