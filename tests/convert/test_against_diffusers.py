@@ -4,8 +4,9 @@ import pytest
 import small
 import torch
 
+from ldm.convert.compvis import write_compvis
 from ldm.convert.diffusers import write_diffusers
-from ldm.convert.opening import open_model
+from ldm.convert.opening import open_model, read_parts
 from ldm.core.rng import NoiseStream
 from ldm.denoiser import bind
 from ldm.inference.pipeline import Request, txt2img
@@ -121,3 +122,19 @@ def test_the_networks_prediction_is_what_the_file_says(both):
     pipeline.scheduler.set_timesteps(10)
     out = pipeline.unet(joined, torch.full((2,), 600), tokens).sample
     assert_equal(ours, pipeline.scheduler.step(out, 600, x).pred_original_sample)
+
+
+@pytest.mark.parametrize("both", ["1", "2-v"], indirect=True)
+def test_files_go_both_ways(both, tmp_path):
+    """diffusers reads our single file as it reads our folder, and we read the folder that it writes itself."""
+    model, pipeline = both
+    parts = read_parts(model.folder)
+    write_compvis(parts, tmp_path / "single.safetensors")
+    single = diffusers.StableDiffusionPipeline.from_single_file(
+        str(tmp_path / "single.safetensors"), config=str(model.folder), local_files_only=True
+    )
+    for name in ("unet", "vae", "text_encoder"):
+        theirs, expected = (getattr(p, name).state_dict() for p in (single, pipeline))
+        assert theirs.keys() == expected.keys() and all(torch.equal(theirs[n], expected[n]) for n in theirs)
+    pipeline.save_pretrained(tmp_path / "theirs")
+    assert small.same(read_parts(tmp_path / "theirs"), parts)
