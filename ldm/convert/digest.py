@@ -49,7 +49,8 @@ def _remembered() -> dict[str, str]:
 
 
 def _remember(known: dict[str, str]) -> None:
-    """Where there is no room to remember, nothing is lost but time."""
+    """Where there is no room to remember, nothing is lost but time. Files that are gone are forgotten."""
+    known = {key: digest for key, digest in known.items() if Path(key.rsplit(":", 2)[0]).is_file()}
     try:
         _memory().parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_memory(), json.dumps(known, indent=1).encode())

@@ -44,8 +44,7 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture
-def file(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def file(tmp_path) -> Path:
     path = tmp_path / "v1.safetensors"
     write_compvis(small.made("1", torch.float16), path)
     return path
