@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -286,7 +286,7 @@ def _wandb(out: Path) -> Any:
         raise ValueError("logger: 'wandb' needs the package wandb; pip install wandb, or leave the key out") from error
 
 
-def train(trainer: Any, module: Any, loaders: tuple[DataLoader, DataLoader], out: Path) -> None:
+def train(trainer: Any, module: Any, loaders: tuple[Iterable[Any], DataLoader], out: Path) -> None:
     """Fit `module` to the trainer's last step, from the checkpoint in `out` where there is one, and leave one there.
 
     Args:

@@ -14,6 +14,7 @@ from ldm.core.distributed import world
 from ldm.core.gaussian import Gaussian
 from ldm.core.precision import autocast, dtype_of
 from ldm.core.shapes import Image
+from ldm.data.ahead import Ahead
 from ldm.data.buckets import BucketOrder
 from ldm.data.caching import Encoders
 from ldm.data.folder import FolderSpec, ImageFolder
@@ -133,8 +134,8 @@ def encoded(text: TextEncoder, cond: Cond) -> Cond:
 
 def train_loader(
     data: Dataset[Batch], n: int, batch: int, seed: int, steps_done: int, *, workers: int = 0
-) -> DataLoader[Batch]:
-    """Endless batches that continue after `steps_done` optimiser steps exactly as an uninterrupted run would.
+) -> Ahead[Batch]:
+    """Endless batches, made ahead, that go on after `steps_done` optimiser steps exactly as an uninterrupted run would.
 
     Args:
         data: of `n` items; those of a `LatentCache` with several shapes come in batches of one shape.
@@ -152,9 +153,9 @@ def train_loader(
     shapes = data.shapes() if isinstance(data, LatentCache) and data.mixed else None
     if shapes is not None:
         batches = BucketOrder(shapes, seed, batch=batch, start=steps_done, rank=here.rank, world=here.size)
-        return DataLoader(data, batch_sampler=batches, collate_fn=collated, num_workers=workers)
+        return Ahead(DataLoader(data, batch_sampler=batches, collate_fn=collated, num_workers=workers))
     order = ResumableSampler(n, seed, steps_done * batch, rank=here.rank, world=here.size)
-    return DataLoader(data, share, sampler=order, collate_fn=collated, num_workers=workers)
+    return Ahead(DataLoader(data, share, sampler=order, collate_fn=collated, num_workers=workers))
 
 
 def val_loader(data: Dataset[Batch]) -> DataLoader[Batch]:

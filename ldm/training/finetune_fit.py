@@ -1,6 +1,7 @@
 """Run a fine-tuning to its end, resumable, and write its result: a model folder, a LoRA or a word."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def _kept(config: FinetuneConfig, model: Model) -> Kept | None:
     return Kept(rows, before)
 
 
-def _loader(config: FinetuneConfig, seen: Any, prior: Any, done: int) -> DataLoader[Batch]:
+def _loader(config: FinetuneConfig, seen: Any, prior: Any, done: int) -> Iterable[Batch]:
     batch = config.data.batch
     if config.kept is None:
         return train_loader(seen, len(seen), batch, config.seed, done)
