@@ -82,7 +82,7 @@ def results(
 
 
 def _ours(steps: int, noise: float) -> str:
-    return f"ours, {steps} steps" + (f", noise {noise:g}" if noise else "")
+    return f"ours, {steps} step{'s' * (steps > 1)}" + (f", noise {noise:g}" if noise else "")
 
 
 def main() -> None:
