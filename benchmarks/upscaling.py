@@ -94,7 +94,7 @@ def main() -> None:
     p.add_argument("--factor", type=int, default=2)
     p.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 6, 10])
     p.add_argument("--noise", type=float, nargs="+", default=[0.0])
-    p.add_argument("--batches", type=int, help="of 16 views to measure (default: all)")
+    p.add_argument("--every", type=int, default=1, help="measure one in so many batches of 16 views")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--sheet", type=Path, help="PNG to write")
     options = p.parse_args()
@@ -105,8 +105,8 @@ def main() -> None:
     kept: dict[tuple[str, str], list[Image]] = {}
     first = 0
     for i, image in enumerate(heldout_views(options.data, options.size, options.seed)):
-        if i == options.batches:
-            break
+        if i % options.every:
+            continue
         for kind, method, result, took in results(model, image, first, options):
             kept.setdefault((kind, method), []).append(result[:2])
             if method in ("small", "the picture"):

@@ -177,7 +177,7 @@ def test_models_for_other_work_are_refused_in_one_line(run_upscale, small_file, 
 
 
 def test_the_benchmark_sets_it_beside_interpolation_and_the_limit(folder, shapes, tmp_path, monkeypatch, capsys):
-    options = ["--model", folder, "--data", shapes / "val", "--size", "32", "--steps", "1", "--batches", "1"]
+    options = ["--model", folder, "--data", shapes / "val", "--size", "32", "--steps", "1"]
     monkeypatch.setattr(sys, "argv", ["upscaling.py", *map(str, options), "--sheet", str(tmp_path / "sheet.png")])
     runpy.run_path(str(stages.ROOT / "benchmarks/upscaling.py"))["main"]()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
