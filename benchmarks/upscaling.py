@@ -98,7 +98,7 @@ def main() -> None:
     p.add_argument("--size", type=int, default=128, help="side of the pictures, pixels")
     p.add_argument("--factor", type=int, default=4)
     p.add_argument("--redrawn", action="store_true", help="small pictures that also went through the autoencoder")
-    p.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8])
+    p.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])
     p.add_argument("--noise", type=float, nargs="+", default=[0.0])
     p.add_argument("--every", type=int, default=1, help="measure one in so many batches of 16 views")
     p.add_argument("--seed", type=int, default=0)
