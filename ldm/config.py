@@ -152,7 +152,7 @@ class RunConfig:
         net: shape of the U-Net.
         text: the text encoder.
         guess: a network that guesses the latent from the phrases of a caption, for the U-Net to read; null: none.
-        low: makes it an upscaler, whose U-Net reads a low-resolution picture and draws what it lacks; null: none.
+        low: makes it an upscaler, whose U-Net reads a small picture and draws what it lacks; null: none.
         prediction: what the network predicts.
         loss: weight of the levels.
         times: how training levels are drawn.

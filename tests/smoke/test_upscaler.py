@@ -1,6 +1,7 @@
 """An upscaler: trained and resumed by the scripts, true to its seed, its input and its refusals."""
 
 import importlib.util
+import runpy
 import sys
 from dataclasses import replace
 
@@ -173,6 +174,23 @@ def test_models_for_other_work_are_refused_in_one_line(run_upscale, small_file, 
     stages.assert_refused(run_upscale("--image", small_file, model=model_folder), "no upscaler", "emoji-upscaler")
     stages.assert_refused(txt2img("--prompt", "a", model=folder), "enlarges", "scripts/upscale.py")
     stages.assert_refused(txt2img("--prompt", "a", "--upscale", model_folder), "no upscaler")
+
+
+def test_the_benchmark_sets_it_beside_interpolation_and_the_limit(folder, shapes, tmp_path, monkeypatch, capsys):
+    options = ["--model", folder, "--data", shapes / "val", "--size", "32", "--steps", "1"]
+    monkeypatch.setattr(sys, "argv", ["upscaling.py", *map(str, options), "--sheet", str(tmp_path / "sheet.png")])
+    runpy.run_path(str(stages.ROOT / "benchmarks/upscaling.py"))["main"]()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    for method in (
+        "bicubic ",
+        "Lanczos ",
+        "bicubic, through the autoencoder ",
+        "ours, 1 step ",
+        "the autoencoder's limit ",
+    ):
+        assert sum(row.startswith(f"| {method}") for row in rows) == 2  # figures
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (5 * 34 + 2, 34 + 2)  # one picture of the only batch
 
 
 def test_pictures_that_are_not_one_for_each_prompt_are_refused(model):
