@@ -64,10 +64,11 @@ def figures(options: argparse.Namespace) -> None:
 
     model = load_model(options.model)
     lora = read(model, str(options.lora)).lora
+    told = model.passing_over(lora.words)
     features: dict[str, tuple] = {}
     for name, scale in (("without LoRA", 0.0), ("with LoRA", 1.0)):
         with merged(adaptable(model), lora, scale, str(options.lora)):
-            images = [draw(model, texts, options.steps) for texts in (prompts, asked.captions)]
+            images = [draw(told if scale else model, texts, options.steps) for texts in (prompts, asked.captions)]
         features[name] = tuple(extract(net, each) for each in images)
         if options.grid is not None and scale:
             save_png(grid(images[0][:32], 8), options.grid)

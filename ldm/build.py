@@ -124,7 +124,20 @@ class Model:
 
     def read(self, captions: Sequence[str]) -> Cond:
         """What the text encoder makes of `captions`, with the phrases where there is a guess to read them."""
-        return self.text(list(captions)) if self.guess is None else with_phrases(self.text, captions)
+        return self.text(list(captions)) if self.guess is None else with_phrases(self.text, captions, self.unread)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Words that the guess passes over."""
+        return () if self.config.guess is None else self.config.guess.unread
+
+    def passing_over(self, words: Sequence[str]) -> "Model":
+        """The same networks, with a guess that does not read `words`, which came into use after it was trained."""
+        spec = self.config.guess
+        if spec is None or not words:
+            return self
+        unread = (*spec.unread, *(word for word in words if word not in spec.unread))
+        return replace(self, config=replace(self.config, guess=replace(spec, unread=unread)))
 
 
 def build_denoiser(config: RunConfig) -> NetDenoiser:

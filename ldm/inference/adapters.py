@@ -73,8 +73,10 @@ def read(model: Model, given: str) -> Added:
     return Added(path, scale, lora)
 
 
-def add_loras(model: Model, given: Sequence[str]) -> list[Added]:
-    """Merge LoRA files into the weights of `model`, in place, one after the other; their changes add up.
+def add_loras(model: Model, given: Sequence[str]) -> tuple[Model, list[Added]]:
+    """`model`, into whose weights LoRA files are merged in place, one after the other; their changes add up.
+
+    A guess of the latent passes over their trigger words, as it did when they were trained.
 
     Raises:
         BundleError: a file cannot be used with this model.
@@ -83,7 +85,7 @@ def add_loras(model: Model, given: Sequence[str]) -> list[Added]:
     added = [read(model, word) for word in given]
     for one in added:
         merge(adaptable(model), one.lora, one.scale, str(one.path))
-    return added
+    return model.passing_over([word for one in added for word in one.lora.words]), added
 
 
 def add_words(model: Model, paths: Sequence[Path]) -> list[str]:

@@ -32,7 +32,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
     model = open_model(
         options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
     ).to(device)
-    added = adapt(model, options)
+    model, added = adapted(model, options)
     warn_of_cut(model, options.prompt)
     request, dtype = request_of(options, model), dtype_of(options, device)
     upscaler = None if options.upscale is None else load_upscaler(options.upscale).to(device)
@@ -54,17 +54,17 @@ def draw(options: argparse.Namespace) -> list[Path]:
     return paths
 
 
-def adapt(model: Model, options: argparse.Namespace) -> dict[str, Any]:
-    """Add what --lora and --embedding name to `model`; returns what a picture remembers of it.
+def adapted(model: Model, options: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
+    """`model` with what --lora and --embedding name, and what a picture remembers of it.
 
     Raises:
         ValueError: a file cannot be used with this model.
     """
-    loras, words = add_loras(model, options.lora), add_words(model, options.embedding)
+    (model, loras), words = add_loras(model, options.lora), add_words(model, options.embedding)
     for line in unused(loras, words, options.prompt):
         sys.stderr.write(f"warning: {line}\n")
     used: dict[str, Any] = {"loras": [f"{one.path}:{one.scale:g}" for one in loras]} if loras else {}
-    return used | ({"embeddings": list(map(str, options.embedding))} if words else {})
+    return model, used | ({"embeddings": list(map(str, options.embedding))} if words else {})
 
 
 def warn_of_cut(model: Model, prompt: str) -> None:

@@ -25,7 +25,7 @@ def merge_or_convert(model: Path, given: Sequence[str], to: str, out: Path) -> P
     """
     base = load_model(model)
     if to == "model":
-        add_loras(base, given)
+        base, _ = add_loras(base, given)
         save_model(out, base.config, dict(base.stored().state_dict()), model / base.config.codec.path)
         return out
     if len(given) > 1:

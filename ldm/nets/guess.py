@@ -37,6 +37,8 @@ class GuessSpec:
         dropout: share of hidden activations dropped while it is trained.
         noise: the U-Net is trained on guesses with Gaussian noise of a standard deviation drawn from [0, noise], so
             that it does not trust them to the letter (Ho et al. 2022, arXiv:2106.15282, section 4.2).
+        unread: words that it passes over, since they came into use after it was trained, by fine-tuning. A manner that
+            it never met gives a guess that shows nothing.
         batch: latents a step.
         optim: optimiser, learning rate and length; its average is not used.
     """
@@ -48,6 +50,7 @@ class GuessSpec:
     manner: int = 128
     dropout: float = 0.1
     noise: float = 0.5
+    unread: tuple[str, ...] = ()
     batch: int = 256
     optim: OptimSpec = field(default_factory=lambda: OptimSpec(lr=1e-3, warmup=50, steps=3000, decay=0.6))
 
@@ -103,8 +106,8 @@ class LatentGuess(nn.Module):
         return replace(cond, channels=guess, phrases=None)
 
 
-def with_phrases(text: TextEncoder, captions: Sequence[str]) -> Cond:
-    """The conditions of `captions`, with the pooled states of their two phrases (b, 2, p).
+def with_phrases(text: TextEncoder, captions: Sequence[str], unread: Sequence[str] = ()) -> Cond:
+    """The conditions of `captions`, with the pooled states of their two phrases (b, 2, p), without the words `unread`.
 
     A leading article is no part of what is shown: "a fox" and "fox" are one subject to the guess. The tokens keep it.
 
@@ -113,14 +116,25 @@ def with_phrases(text: TextEncoder, captions: Sequence[str]) -> Cond:
     """
     if not text.pooled_width:
         raise ValueError("guess: it reads pooled texts, and this text encoder gives none")
-    pooled = [text(phrases).pooled for phrases in subject_and_manner(captions)]
+    pooled = [text(phrases).pooled for phrases in subject_and_manner(captions, unread)]
     return replace(text(list(captions)), phrases=torch.stack([p for p in pooled if p is not None], dim=1))
 
 
-def subject_and_manner(captions: Sequence[str]) -> tuple[list[str], list[str]]:
+def subject_and_manner(captions: Sequence[str], unread: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """What captions show, without a leading article, and how: the parts before and after the first comma."""
-    parts = [caption.partition(SEPARATOR) for caption in captions]
+    parts = [_without(caption, unread).partition(SEPARATOR) for caption in captions]
     return [ARTICLE.sub("", subject.strip()) for subject, _, _ in parts], [manner.strip() for _, _, manner in parts]
+
+
+def _without(caption: str, unread: Sequence[str]) -> str:
+    """A caption without some words, and without the commas that stood around nothing but them."""
+    for word in unread:
+        caption = caption.replace(word, " ")
+    return (
+        ", ".join(part for part in (" ".join(p.split()) for p in caption.split(SEPARATOR)) if part)
+        if unread
+        else caption
+    )
 
 
 def noisy(cond: Cond, level: Float[Tensor, " b"], z: Float[Tensor, "b c h w"]) -> Cond:

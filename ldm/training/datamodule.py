@@ -80,10 +80,10 @@ def cached(
         with autocast(device, narrow):
             return cacheable(model, worded).present()
 
-    phrases = READING if config.guess is not None else ""
+    phrases = " ".join([READING, *model.unread]) if config.guess is not None else ""
     frozen = {name: tensor for name, tensor in model.unlearned().items() if name.startswith("text.")}
     text = (repr(config.text), *([content_hash({}, frozen)] if frozen else []))
-    said = (str(model.text.trainable), repr(word)) if word is not None else ()
+    said = (repr(word), str(model.text.trainable)) if word is not None or model.text.trainable else ()
     small = () if config.low is None else (repr((config.low.factors, config.low.redrawn)),)
     key = (model.latents, *text, str(narrow), phrases, *said, *small)
     encoders = Encoders(encode_image, encode_text, key, None if config.low is None else encode_low)
@@ -115,7 +115,7 @@ def cacheable(model: Model, captions: Sequence[str]) -> Cond:
     ids, mask = model.text.tokenize(captions)
     if model.guess is None:
         return Cond(ids, mask)
-    found = [model.text.tokenize(phrases) for phrases in subject_and_manner(captions)]
+    found = [model.text.tokenize(phrases) for phrases in subject_and_manner(captions, model.unread)]
     return Cond(ids, mask, phrases=torch.stack([i.where(words, NO_TOKEN) for i, words in found], dim=1))
 
 

@@ -11,10 +11,11 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from ldm.build import Model, load_model, save_model
 from ldm.core.config_io import dump_yaml
+from ldm.core.distributed import TrainerSpec, join
 from ldm.core.lock import claimed
 from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.data.folder import FolderSpec, ImageFolder
-from ldm.data.latents import Batch
+from ldm.data.latents import Batch, collated
 from ldm.nets.embedding_file import save_word
 from ldm.nets.lora import Lora, save_lora
 from ldm.training.datamodule import cached, train_loader, val_loader
@@ -42,6 +43,8 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
             training left the finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
+    if join(TrainerSpec()).size > 1:
+        raise ValueError("torchrun: fine-tuning runs in one process; train_ldm.py --init goes on from a model in many")
     with claimed(out):
         lightning.seed_everything(config.seed, verbose=False)
         done = steps_done(out)
@@ -49,8 +52,11 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
         captions = _captions(config)
         model = load_model(config.model)
         model = replace(model, config=run_config(config, model))
-        prior = _prior(config, model, captions, out)
+        drawn = _prior(config, model, captions, out)
+        if not isinstance(config.learn, WordSpec):  # which the guess reads, and so teaches
+            model = model.passing_over([config.token] if config.token else [])
         _make_trainable(config, model)
+        prior = None if drawn is None else cached(model, str(drawn), 1)
         seen, held_out = _latents(config, model)
         (out / SETTINGS).write_text(dump_yaml(config), encoding="utf-8")
         module = LatentDiffusion(model, kept=_kept(config, model))
@@ -109,12 +115,11 @@ def _captions(config: FinetuneConfig) -> list[str]:
     return [str(record.columns["caption"]) for record in folder.records]
 
 
-def _prior(config: FinetuneConfig, model: Model, captions: list[str], out: Path) -> Any:
-    """Latents of what the model draws before it is changed; None: nothing is kept."""
+def _prior(config: FinetuneConfig, model: Model, captions: list[str], out: Path) -> Path | None:
+    """Folder of what the model draws before it is changed; None: nothing is kept."""
     if config.kept is None:
         return None
-    folder = draw_prior(model, config.kept, prompts(config.kept, captions, config.subject), config.seed, out)
-    return cached(model, str(folder), 1)
+    return draw_prior(model, config.kept, prompts(config.kept, captions, config.subject), config.seed, out)
 
 
 def _make_trainable(config: FinetuneConfig, model: Model) -> None:
@@ -156,7 +161,7 @@ def _loader(config: FinetuneConfig, seen: Any, prior: Any, done: int) -> DataLoa
     if config.kept is None:
         return train_loader(seen, len(seen), batch, config.seed, done)
     order = TwoSets((len(seen), len(prior)), batch, config.kept.rows(batch), config.seed, done)
-    return DataLoader(ConcatDataset([seen, prior]), batch, sampler=order)
+    return DataLoader(ConcatDataset([seen, prior]), batch, sampler=order, collate_fn=collated)
 
 
 def _write(config: FinetuneConfig, module: LatentDiffusion, out: Path) -> Path:
@@ -164,8 +169,7 @@ def _write(config: FinetuneConfig, module: LatentDiffusion, out: Path) -> Path:
     model, weights = module.model, module.ema.weights()
     match config.learn:
         case FullSpec():
-            if model.guess is not None:
-                weights |= {f"guess.{name}": tensor for name, tensor in model.guess.state_dict().items()}
+            weights |= model.unlearned()
             assert model.folder is not None  # it was loaded from there
             save_model(out / MODEL, model.config, weights, model.folder / model.config.codec.path)
             return out / MODEL
