@@ -67,7 +67,7 @@ def _adapt(module: nn.Module, spec: LoraSpec, names: str) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ValueError("learn: LoRA is trained by the package peft; pip install 'ldm[finetune]'") from error
+        raise ValueError("learn: LoRA is trained by the package peft; pip install peft") from error
     layers = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
     found = [
         n for n, m in module.named_modules() if isinstance(m, layers) and re.fullmatch(names, n.rpartition(".")[2])
