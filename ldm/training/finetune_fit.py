@@ -176,7 +176,7 @@ def _write(config: FinetuneConfig, module: LatentDiffusion, out: Path) -> Path:
             return out / MODEL
         case LoraSpec() as spec:
             words = (config.token,) if config.token else ()
-            changes = trained(weights, spec.rank if spec.alpha is None else spec.alpha)
+            changes = trained(weights, spec.scaled_by)
             save_lora(out / LORA, Lora(changes, model.sha256, words))
             return out / LORA
         case WordSpec():

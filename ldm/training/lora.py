@@ -42,6 +42,11 @@ class LoraSpec:
         if self.rank < 1:
             raise ValueError(f"rank: {self.rank} is below 1; 4 to 32 is usual")
 
+    @property
+    def scaled_by(self) -> float:
+        """Numerator of the scale."""
+        return float(self.rank if self.alpha is None else self.alpha)
+
 
 def inject(model: Model, spec: LoraSpec) -> None:
     """Freeze the weights of `model` and put trainable adapters, which start as no change, beside them, in place.
@@ -62,13 +67,12 @@ def _adapt(module: nn.Module, spec: LoraSpec, names: str) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ValueError("learn: LoRA is trained by the package peft; pip install 'ldm[finetune]'") from error
-    alpha = spec.rank if spec.alpha is None else spec.alpha
+        raise ValueError("learn: LoRA is trained by the package peft; pip install peft") from error
     layers = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
     found = [
         n for n, m in module.named_modules() if isinstance(m, layers) and re.fullmatch(names, n.rpartition(".")[2])
     ]
-    config = LoraConfig(r=spec.rank, lora_alpha=alpha, target_modules=found)  # type: ignore[arg-type]
+    config = LoraConfig(r=spec.rank, lora_alpha=spec.scaled_by, target_modules=found)  # type: ignore[arg-type]
     inject_adapter_in_model(config, module)
 
 

@@ -13,6 +13,7 @@ HEAVY = {
     "lpips",
     "matplotlib",
     "open_clip",
+    "peft",
     "pytorch_lightning",
     "scipy",
     "tensorboard",

@@ -62,7 +62,7 @@ def test_a_lora_changes_what_its_word_names_and_can_be_merged(finetune, txt2img,
         "00000004.png",
         "00000008.png",
     ]
-    assert Image.open(run / "samples.png").size[1] > 32 * 20  # a row for each moment
+    assert Image.open(run / "samples.png").size[1] > 3 * 32  # a row for each moment
     assert len(list(run.glob("step-*.ckpt"))) == 2 and len(list((run / "prior").glob("*.png"))) == 4
     _, header = read_tensors(out[-1])
     assert json.loads(header["words"]) == ["scribble"] and header["model"] == load_bundle(model_folder / LDM).sha256
