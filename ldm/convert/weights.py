@@ -1,6 +1,8 @@
 """Tensors of a weights file that somebody else made, read without ever running code from it."""
 
+import re
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,13 +107,20 @@ def _unpickled(path: Path) -> Any:
         raise BundleError(f"{path}: truncated or not a checkpoint ({_first_line(error)})") from error
     wrong = [name for name in asked if not name.startswith(HARMLESS)]
     if wrong:
-        raise BundleError(f"{path}: the pickle asks for {', '.join(wrong)}, which no weights need; it was not opened")
+        raise _asks_for_more(path, wrong)
     try:
         with torch.serialization.safe_globals([(Inert, name) for name in asked]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:
-        reason = "asks for more than tensors" if "Unsupported" in str(error) else "truncated or not a checkpoint"
-        raise BundleError(f"{path}: {reason}; nothing in it was run ({_first_line(error)})") from error
+        # Not torch's own message: it advises to load the file without this protection.
+        more = re.findall(r"GLOBAL:? (\S+)", str(error))
+        if more:
+            raise _asks_for_more(path, more) from error
+        raise BundleError(f"{path}: truncated or not a checkpoint; nothing in it was run") from error
+
+
+def _asks_for_more(path: Path, names: Sequence[str]) -> BundleError:
+    return BundleError(f"{path}: the pickle asks for {', '.join(names)}, which no weights need; nothing in it was run")
 
 
 def _tensors_of(loaded: Any, path: Path) -> dict[str, Tensor]:
