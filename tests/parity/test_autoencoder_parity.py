@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from autoencoder.model import Autoencoder, AutoencoderSpec, Decoder, Encoder
+from autoencoder.model import Autoencoder, AutoencoderSpec
+from ldm.convert.names import autoencoder_name
+from ldm.convert.parts import reshaped
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -24,44 +26,14 @@ def their_net() -> nn.Module:
     return net.eval()
 
 
-def copy(ours: nn.Module, theirs: nn.Module) -> None:
-    """Copy one layer; a 1x1 convolution may be a linear layer there."""
-    assert getattr(ours, "eps", None) == getattr(theirs, "eps", None)  # too small for the output to betray it
-    target = theirs.state_dict()
-    theirs.load_state_dict({name: w.reshape(target[name].shape) for name, w in ours.state_dict().items()})
-
-
-def res_names(ours: str, theirs: str, shortcut: bool) -> dict[str, str]:
-    names = {f"{ours}.{part}": f"{theirs}.{part}" for part in ("norm1", "conv1", "norm2", "conv2")}
-    return names | ({f"{ours}.shortcut": f"{theirs}.conv_shortcut"} if shortcut else {})
-
-
-def half_names(half: Encoder | Decoder, side: str, stage: str, resampler: str) -> dict[str, str]:
-    """Layers of one half, ours to theirs."""
-    names = {f"{side}.conv_in": f"{side}.conv_in", f"{side}.conv_out": f"{side}.conv_out"}
-    names |= {f"{side}.norm_out": f"{side}.conv_norm_out"}
-    middle, attention = f"{side}.mid_block", f"{side}.mid_block.attentions.0"
-    names |= res_names(f"{side}.middle.block1", f"{middle}.resnets.0", shortcut=False)
-    names |= res_names(f"{side}.middle.block2", f"{middle}.resnets.1", shortcut=False)
-    parts = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
-    names |= {f"{side}.middle.attention.{mine}": f"{attention}.{other}" for mine, other in parts.items()}
-    for i, level in enumerate(half.stages):
-        for j, block in enumerate(level.blocks):
-            wide = not isinstance(block.shortcut, nn.Identity)
-            names |= res_names(f"{side}.stages.{i}.blocks.{j}", f"{side}.{stage}.{i}.resnets.{j}", wide)
-        if not isinstance(level.resample, nn.Identity):
-            names[f"{side}.stages.{i}.resample.conv"] = f"{side}.{stage}.{i}.{resampler}.0.conv"
-    return names
-
-
 def copy_net(ours: Autoencoder, theirs: nn.Module) -> None:
-    names = {"encoder.quant": "quant_conv", "decoder.post_quant": "post_quant_conv"}
-    names |= half_names(ours.encoder, "encoder", "down_blocks", "downsamplers")
-    names |= half_names(ours.decoder, "decoder", "up_blocks", "upsamplers")
-    for mine, other in names.items():
-        copy(ours.get_submodule(mine), theirs.get_submodule(other))
-    for net, copied in ((ours, names.keys()), (theirs, names.values())):  # nothing is left out on either side
-        assert {key.rpartition(".")[0] for key in net.state_dict()} == set(copied)
+    """Copy by name, every tensor; a 1x1 convolution may be a linear layer there."""
+    target = theirs.state_dict()
+    named = {autoencoder_name(name): tensor for name, tensor in ours.state_dict().items()}
+    theirs.load_state_dict({name: reshaped(tensor, target[name].shape) for name, tensor in named.items()})
+    for name, module in ours.named_modules():
+        if hasattr(module, "eps"):  # too small for the output to betray it
+            assert module.eps == theirs.get_submodule(autoencoder_name(name)).eps
 
 
 @torch.no_grad()

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from ldm.convert.names import unet_name
 from ldm.nets.cond import Cond
-from ldm.nets.unet import Layer, UNet, UNetSpec
+from ldm.nets.unet import UNet, UNetSpec
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -55,68 +56,12 @@ def their_net(name: str):
     return diffusers.UNet2DConditionModel(**(common | THEIRS[name])).eval()
 
 
-def copy(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
-    theirs.load_state_dict(ours.state_dict())
-    assert getattr(ours, "eps", None) == getattr(theirs, "eps", None)  # too small for the output to betray it
-
-
-def copy_all(ours: torch.nn.Module, theirs: torch.nn.Module, names: dict[str, str]) -> None:
-    """Copy submodules; `names` maps ours to theirs and must leave none of theirs out."""
-    for mine, other in names.items():
-        copy(ours.get_submodule(mine), theirs.get_submodule(other))
-    covered = tuple(f"{other}." for other in names.values())
-    assert all(key.startswith(covered) for key in theirs.state_dict())
-
-
-def copy_layer(layer: Layer, resnet: torch.nn.Module, transformer: torch.nn.Module | None) -> None:
-    res = {"norm1": "norm1", "conv1": "conv1", "emb": "time_emb_proj", "norm2": "norm2", "conv2": "conv2"}
-    if isinstance(layer.res.skip, torch.nn.Conv2d):
-        res["skip"] = "conv_shortcut"
-    copy_all(layer.res, resnet, res)
-    if transformer is None:
-        assert layer.attention is None
-        return
-    inside = {
-        "norm1": "norm1",
-        "norm2": "norm2",
-        "norm3": "norm3",
-        "feed_forward.linear_in": "ff.net.0.proj",
-        "feed_forward.linear_out": "ff.net.2",
-    }
-    for mine, other in (("self_attention", "attn1"), ("cross_attention", "attn2")):
-        inside |= {f"{mine}.to_{part}": f"{other}.to_{part}" for part in "qkv"} | {
-            f"{mine}.to_out": f"{other}.to_out.0"
-        }
-    names = {name: name for name in ("norm", "proj_in", "proj_out")}
-    for i in range(len(layer.attention.layers)):
-        names |= {f"layers.{i}.{mine}": f"transformer_blocks.{i}.{other}" for mine, other in inside.items()}
-    copy_all(layer.attention, transformer, names)
-
-
-def copy_levels(levels, blocks, resampler: str) -> None:
-    for level, block in zip(levels, blocks, strict=True):
-        transformers = getattr(block, "attentions", [None] * len(block.resnets))
-        for layer, resnet, transformer in zip(level.layers, block.resnets, transformers, strict=True):
-            copy_layer(layer, resnet, transformer)
-        mine, other = getattr(level, resampler), getattr(block, f"{resampler}rs")
-        assert (mine is None) == (other is None)
-        if mine is not None:
-            copy(mine.conv, other[0].conv)
-
-
 def copy_net(ours: UNet, theirs: torch.nn.Module) -> None:
-    embeddings = {"time_embed": "time_embedding", "pooled_embed": "class_embedding"}
-    for mine, other in embeddings.items():
-        if getattr(ours, mine) is not None:
-            parts = {"linear1": "linear_1", "linear2": "linear_2"}
-            copy_all(getattr(ours, mine), getattr(theirs, other), parts)
-    for mine, other in {"conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out"}.items():
-        copy(getattr(ours, mine), getattr(theirs, other))
-    copy_levels(ours.down, theirs.down_blocks, "downsample")
-    copy_levels(ours.up, theirs.up_blocks, "upsample")
-    middle = theirs.mid_block
-    copy_layer(ours.middle[0], middle.resnets[0], middle.attentions[0])
-    copy_layer(ours.middle[1], middle.resnets[1], None)
+    """Copy by name, every tensor."""
+    theirs.load_state_dict({unet_name(name): tensor for name, tensor in ours.state_dict().items()})
+    for name, module in ours.named_modules():
+        if hasattr(module, "eps"):  # too small for the output to betray it
+            assert module.eps == theirs.get_submodule(unet_name(name)).eps
 
 
 @torch.no_grad()
