@@ -94,9 +94,9 @@ def main() -> None:
     """Measure, print, write the sheet."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model", type=Path, default=ROOT / "models" / "emoji-upscaler")
-    p.add_argument("--data", type=Path, default=ROOT / "data" / "emoji" / "heldout_cells")
-    p.add_argument("--size", type=int, default=128, help="side of the pictures, pixels")
-    p.add_argument("--factor", type=int, default=4)
+    p.add_argument("--data", type=Path, default=ROOT / "data" / "emoji256" / "heldout_cells")
+    p.add_argument("--size", type=int, default=256, help="side of the pictures, pixels")
+    p.add_argument("--factor", type=int, default=2)
     p.add_argument("--redrawn", action="store_true", help="small pictures that also went through the autoencoder")
     p.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])
     p.add_argument("--noise", type=float, nargs="+", default=[0.0])
@@ -117,7 +117,7 @@ def main() -> None:
             continue
         seeds = tuple(fold(options.seed, "upscaling", i, j) for j in range(len(image)))
         for method, result, took in results(model, image, seeds, options):
-            if method in SHOWN or method == _ours(options.steps[-1], options.noise[-1]):
+            if method in SHOWN or method == _ours(options.steps[0], options.noise[0]):
                 shown.append(enlarged(result[:1], options.size))
             if method in ("small", "the picture"):
                 continue
