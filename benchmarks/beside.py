@@ -13,6 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ldm.core.packed import pack
+
+LARGE = 2 * 9 * 640**2 * 2 * 64**2  # operations of `large_convolution`
+
 
 @dataclass(frozen=True)
 class Rounds:
@@ -59,17 +63,15 @@ def flops(run: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def peak(dtype: torch.dtype, device: torch.device | str = "cpu", tries: int = 7) -> float:
-    """The most operations a second that this machine reached in a large product or a large 3x3 convolution."""
-    size, channels, side = 4096, 640, 64
-    linear = nn.Linear(size, size, bias=False, dtype=dtype, device=device)
-    conv = nn.Conv2d(channels, channels, 3, padding=1, dtype=dtype, device=device).to(memory_format=torch.channels_last)
-    rows = torch.randn(size, size, device=device).to(dtype)
-    maps = torch.randn(1, channels, side, side, device=device).to(dtype, memory_format=torch.channels_last)
-    work = {"linear": 2 * size**3, "conv": 2 * 9 * channels**2 * side**2}
-    with torch.inference_mode():
-        taken = in_turn({"linear": lambda: linear(rows), "conv": lambda: conv(maps)}, tries)
-    return max(work[name] / min(taken.seconds[name]) for name in work)
+def large_convolution(dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
+    """A 3x3 convolution with packed weights, of `LARGE` operations: about what the machine can do at most.
+
+    It takes its turns beside the programs, so that other work on the machine slows it as it slows them.
+    """
+    layer = nn.Conv2d(640, 640, 3, padding=1, dtype=dtype, device=device).to(memory_format=torch.channels_last)
+    (layer,) = pack(nn.Sequential(layer.requires_grad_(False)))
+    x = torch.randn(2, 640, 64, 64, device=device).to(dtype, memory_format=torch.channels_last)
+    return lambda: layer(x)
 
 
 def randomised(net: nn.Module) -> nn.Module:

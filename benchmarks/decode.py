@@ -21,8 +21,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parity")]
 from autoencoder.model import Autoencoder, AutoencoderSpec  # noqa: E402
 from autoencoder.strips import decode_in_strips  # noqa: E402
 from benchmarks.beside import in_turn, off_by, randomised  # noqa: E402
+from ldm.core.memory import forget_most, most_resident, resident  # noqa: E402
 from ldm.core.packed import pack  # noqa: E402
-from ldm.core.rss import forget_most, most_resident, resident  # noqa: E402
 
 F8 = {
     "block_out_channels": [128, 256, 512, 512],

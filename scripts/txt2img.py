@@ -46,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=int, default=8, help="pictures computed together")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     p.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float16", "float32"])
+    p.add_argument("--attention", default="auto", choices=["auto", "sdpa", "xformers", "plain"], help="its kernel")
+    p.add_argument("--tile", action="store_true", help="decode in strips: less memory, the same picture")
+    p.add_argument("--offload", action="store_true", help="keep on the GPU only the part that is at work")
+    p.add_argument("--compile", action="store_true", help="compile the U-Net: a slow first step, then faster ones")
     return p
 
 

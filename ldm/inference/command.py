@@ -11,8 +11,10 @@ from ldm.core.device import pick_device
 from ldm.core.images import save_png
 from ldm.denoiser import counted
 from ldm.inference.adapters import add_loras, add_words, unused
-from ldm.inference.options import check_options, dtype_of, request_of
+from ldm.inference.need import advised, estimate, worth_telling
+from ldm.inference.options import check_options, dtype_of, placement_of, request_of
 from ldm.inference.pipeline import txt2img
+from ldm.inference.placing import Placement, placed
 from ldm.inference.recipe import recipes
 from ldm.inference.upscale import Upscale, load_upscaler, upscale
 from ldm.samplers.loop import Step
@@ -29,15 +31,18 @@ def draw(options: argparse.Namespace) -> list[Path]:
     """
     check_options(options)
     device = pick_device(options.device)
+    dtype = dtype_of(options, device)
+    place = placement_of(options, device, dtype)
     model = open_model(
         options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
-    ).to(device)
+    )
     model, added = adapted(model, options)
     warn_of_cut(model, options.prompt)
-    request, dtype = request_of(options, model), dtype_of(options, device)
+    model = ready(model, place, options)
+    request = request_of(options, model)
     upscaler = None if options.upscale is None else load_upscaler(options.upscale).to(device)
     weak = [] if request.away is None else [request.away.model.denoise]
-    with counted(model.denoise, *weak) as evaluations:
+    with advised(), counted(model.denoise, *weak) as evaluations:
         images = txt2img(model, request, dtype=dtype, on_step=show_progress)
     each = evaluations.rows / len(images)
     remembered = recipes(model, request, images, dtype=dtype, evaluations=each)
@@ -52,6 +57,20 @@ def draw(options: argparse.Namespace) -> list[Path]:
         paths.append(path)
     sys.stderr.write(f"{each:g} network evaluations for each picture\n")
     return paths
+
+
+def ready(model: Model, how: Placement, options: argparse.Namespace) -> Model:
+    """`model` where and how it is to be computed, after its need of memory was told if that is large."""
+    size = model.config.sample.size
+    drawn = {
+        "batch": min(options.count, options.batch),
+        "height": options.height or size,
+        "width": options.width or size,
+    }
+    if worth_telling(model, **drawn):
+        sys.stderr.write(f"{estimate(model, how, **drawn)}\n")
+    with advised():
+        return placed(model, how)
 
 
 def adapted(model: Model, options: argparse.Namespace) -> tuple[Model, dict[str, Any]]:

@@ -13,6 +13,7 @@ from ldm.core.precision import AUTO, narrow
 from ldm.guidance.spec import GuidanceSpec
 from ldm.inference.classified import ClassGuidance, load_guidance
 from ldm.inference.pipeline import Request
+from ldm.inference.placing import Placement
 from ldm.inference.weaker import WeakModel, load_weak
 from ldm.process.grid import Spacing, TunedSpacing
 
@@ -65,6 +66,22 @@ def request_of(options: argparse.Namespace, model: Model) -> Request:
 def dtype_of(options: argparse.Namespace, device: torch.device) -> torch.dtype:
     """The precision of the networks that the options ask for on this device."""
     return narrow(device) if options.dtype == AUTO else getattr(torch, options.dtype)
+
+
+def placement_of(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Placement:
+    """Where and how the options want the model to be computed.
+
+    Raises:
+        ValueError: an option cannot be met on this machine.
+    """
+    return Placement(
+        device=device,
+        dtype=dtype,
+        attention=options.attention,
+        tile=options.tile,
+        offload=options.offload,
+        compile=options.compile,
+    )
 
 
 def class_guidance(options: argparse.Namespace, model: Model) -> ClassGuidance | None:

@@ -1,49 +1,13 @@
 """Attention between pixels, and from pixels to words."""
 
-import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldm.core.packed import PackedLinear, pack, plus
+from ldm.nets.attention_backends import Kernel, TokenMask, automatic
 
 Tokens = Float[Tensor, "b n d"]
-Heads = Float[Tensor, "b n heads d"]
-Keys = Float[Tensor, "b m heads d"]
-TokenMask = Bool[Tensor, "b m"]
-
-# Scores per head up to which training multiplies matrices itself: on a CPU in bfloat16 the backward pass of PyTorch's
-# fused kernel takes a fifth of a training step at 8x8 latents, the plain products a small part of that.
-SHORT = 64 * 128
-
-
-def attend(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
-    """softmax(q k^T / sqrt(d)) v for each head; the one place that chooses an attention kernel.
-
-    Args:
-        q: queries (b, n, heads, d).
-        k: keys (b, m, heads, d).
-        v: values (b, m, heads, d).
-        mask: keys that may be looked at (b, m), True = yes; at least one in every row. None: all.
-
-    Returns:
-        Weighted means of the values (b, n, heads, d).
-
-    Source: Vaswani et al. 2017 (arXiv:1706.03762) Eq. 1.
-    """
-    allowed = None if mask is None else mask[:, None, None, :]
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    if torch.is_grad_enabled() and q.requires_grad and q.shape[2] * k.shape[2] <= SHORT:
-        return _products(q, k, v, allowed).transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed).transpose(1, 2)
-
-
-def _products(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-    """`attend` spelled out, on (b, heads, n, d)."""
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, float("-inf"))
-    return scores.softmax(-1).to(v.dtype) @ v
 
 
 def only_words(tokens: Tokens, mask: TokenMask | None) -> tuple[Tokens, TokenMask | None]:
@@ -67,11 +31,15 @@ class Attention(nn.Module):
         dim: width of `x`, a multiple of `heads`.
         context_dim: width of `context`.
         heads: number of heads.
+
+    Attributes:
+        kernel: how it is computed; `use_attention` chooses another.
     """
 
     def __init__(self, dim: int, context_dim: int, heads: int):
         super().__init__()
         self.heads = heads
+        self.kernel: Kernel = automatic
         self.to_q = nn.Linear(dim, dim, bias=False)
         self.to_k = nn.Linear(context_dim, dim, bias=False)
         self.to_v = nn.Linear(context_dim, dim, bias=False)
@@ -83,7 +51,14 @@ class Attention(nn.Module):
         """`residual` and what is attended to; `mask` (b, m) says which rows of `context` (b, m, context_dim) count."""
         source = x if context is None else context
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (self.to_q(x), self.to_k(source), self.to_v(source)))
-        return plus(self.to_out, attend(q, k, v, mask).flatten(2), residual)
+        return plus(self.to_out, self.kernel(q, k, v, mask).flatten(2), residual)
+
+
+def use_attention(net: nn.Module, kernel: Kernel) -> None:
+    """Let every `Attention` inside of `net` be computed by `kernel`."""
+    for module in net.modules():
+        if isinstance(module, Attention):
+            module.kernel = kernel
 
 
 class FeedForward(nn.Module):

@@ -2,10 +2,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from ldm.nets.attention import SHORT, Attention, FeedForward, SpatialTransformer, attend, only_words
+from ldm.nets.attention import Attention, FeedForward, SpatialTransformer, only_words, use_attention
 
 
 def transformer(**changes) -> SpatialTransformer:
@@ -23,39 +21,6 @@ def transformer(**changes) -> SpatialTransformer:
 def awaken(net: torch.nn.Module) -> None:
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-
-
-def formula(q, k, v, mask):
-    scores = torch.einsum("bnhd,bmhd->bhnm", q, k) / math.sqrt(q.shape[-1])
-    weights = scores.masked_fill(~mask[:, None, None, :], -math.inf).softmax(-1)
-    return torch.einsum("bhnm,bmhd->bnhd", weights, v)
-
-
-@pytest.mark.parametrize("training", [False, True])
-@settings(max_examples=15, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 7), st.integers(1, 3), st.integers(1, 4))
-def test_attend_is_the_formula(training, b, n, m, heads, d):
-    q, k, v = (torch.randn(b, rows, heads, d, dtype=torch.float64).requires_grad_(training) for rows in (n, m, m))
-    mask = torch.rand(b, m) < 0.5
-    mask[:, 0] = True
-    torch.testing.assert_close(attend(q, k, v, mask), formula(q, k, v, mask))
-
-
-@pytest.mark.parametrize("limit", [0, SHORT])
-def test_both_kernels_have_the_gradients_of_the_formula(limit, monkeypatch):
-    monkeypatch.setattr("ldm.nets.attention.SHORT", limit)
-    leaves = [torch.randn(2, rows, 3, 4, dtype=torch.float64, requires_grad=True) for rows in (5, 6, 6)]
-    mask, weight = torch.tensor([[True] * 6, [True] * 2 + [False] * 4]), torch.randn(2, 5, 3, 4).double()
-    ours = torch.autograd.grad((attend(*leaves, mask) * weight).sum(), leaves)
-    torch.testing.assert_close(ours, torch.autograd.grad((formula(*leaves, mask) * weight).sum(), leaves))
-    assert not ours[2][1, 2:].any()  # a masked value receives no gradient
-
-
-def test_attending_to_one_key_returns_its_value():
-    q, k, v = torch.randn(2, 5, 3, 4), torch.randn(2, 6, 3, 4), torch.randn(2, 6, 3, 4)
-    mask = torch.zeros(2, 6, dtype=torch.bool)
-    mask[:, 4] = True
-    torch.testing.assert_close(attend(q, k, v, mask), v[:, 4:5].expand(2, 5, 3, 4))
 
 
 def test_a_row_without_words_receives_exactly_the_bias():
@@ -111,3 +76,15 @@ def test_without_context_width_the_words_have_no_weights():
     awaken(net)
     x = torch.randn(2, 16, 2, 2).double()
     assert torch.equal(net(x, torch.zeros(2, 1, 3).double(), None), net(x, torch.ones(2, 4, 9).double(), None))
+
+
+def test_a_network_is_computed_by_the_kernel_that_it_was_given():
+    net, asked = transformer(), []
+
+    def zero(q, k, v, mask):
+        asked.append(q.shape)
+        return torch.zeros_like(q)
+
+    use_attention(net, zero)
+    net(torch.randn(2, 16, 2, 3).double(), torch.randn(2, 3, 6).double(), None)
+    assert asked == [(2, 6, 2, 8)] * 4  # to itself and to the words, in two layers

@@ -1,0 +1,134 @@
+"""How much memory a request needs, told before it is drawn."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from autoencoder.model import Autoencoder, AutoencoderSpec
+from autoencoder.strips import decode_in_strips
+from ldm.build import Model
+from ldm.core.memory import held_at_most, lacks_memory, resident
+from ldm.inference.placing import Placement
+from ldm.nets.attention import use_attention
+from ldm.nets.attention_backends import kernel
+from ldm.nets.cond import Cond
+from ldm.nets.unet import UNet
+
+WORDS = 77  # tokens that cross-attention reads, or about as many
+LARGE_WEIGHTS, LARGE_PICTURES = 500_000_000, 2**20  # bytes, pixels: from these on it is worth a second to tell the need
+HEAP = 2  # what a CPU's heap and its kernels take for one byte of living tensors
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes on the device that computes.
+
+    Attributes:
+        program: what the process holds without a model; 0 on an accelerator.
+        weights: of every part that is there at the time of the peak.
+        network: what one evaluation of the U-Net holds beside them.
+        decoder: what decoding holds beside them.
+    """
+
+    program: int
+    weights: int
+    network: int
+    decoder: int
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return self.program + self.weights + max(self.network, self.decoder)
+
+    def __str__(self) -> str:
+        parts = f"weights {_size(self.weights)}, a step {_size(self.network)}, decoding {_size(self.decoder)}"
+        if self.program:
+            parts = f"program {_size(self.program)}, {parts}"
+        return f"needs about {_size(self.total)} of memory ({parts})"
+
+
+def estimate(model: Model, how: Placement, *, batch: int, height: int, width: int) -> Need:
+    """What drawing needs: weights are counted, activations are those of the same networks without memory (meta device).
+
+    Args:
+        model: what draws, as it was loaded.
+        how: how it will be placed.
+        batch: pictures computed together; guidance doubles them.
+        height, width: pixels.
+    """
+    shape = model.codec.latent_shape(height, width)
+    parts = (model.text, model.guess)
+    weights = {
+        "network": _bytes(model.denoise, how.dtype),
+        "codec": _bytes(model.codec, how.dtype),
+        "text": sum(_bytes(part) for part in parts if isinstance(part, nn.Module)),
+    }
+    held = max(weights.values()) if how.offload else sum(weights.values())
+    rows = batch if model.config.net.distilled is not None else 2 * batch
+    network, decoder = _network(model, how, (rows, *shape)), _decoder(model, how, (batch, *shape))
+    if how.device.type != "cpu":
+        return Need(0, held, network, decoder)
+    loaded = _bytes(model.denoise) + _bytes(model.codec) + weights["text"]
+    return Need(max(0, resident() - loaded), held, HEAP * network, HEAP * decoder)
+
+
+def worth_telling(model: Model, *, batch: int, height: int, width: int) -> bool:
+    """Whether the need may matter: of a large model or large pictures. Finding it out takes about a second."""
+    weights = _bytes(model.denoise) + _bytes(model.codec)
+    return weights >= LARGE_WEIGHTS or batch * height * width >= LARGE_PICTURES
+
+
+@contextmanager
+def advised() -> Iterator[None]:
+    """Turn the lack of memory into one line that says what helps.
+
+    Raises:
+        ValueError: the memory was not enough.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not lacks_memory(error):
+            raise
+        raise ValueError(
+            "not enough memory: try --batch 1, a smaller --width and --height, --tile, --dtype bfloat16 or, "
+            "on a GPU, --offload"
+        ) from error
+
+
+def _network(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
+    spec = model.config.net
+    with torch.device("meta"):
+        net = UNet(spec).to(how.dtype, memory_format=torch.channels_last)
+        x, ones = torch.empty(shape[0], spec.in_channels, *shape[2:], dtype=how.dtype), torch.empty(shape[0])
+        cond = Cond(
+            torch.empty(shape[0], WORDS, spec.context_dim, dtype=how.dtype),
+            pooled=torch.empty(shape[0], spec.pooled_dim) if spec.pooled_dim else None,
+            channels=torch.empty(shape[0], spec.cond_channels, *shape[2:]) if spec.cond_channels else None,
+            scale=None if spec.distilled is None else ones,
+            stride=None if spec.distilled is None else ones,
+        )
+        use_attention(net, kernel("plain" if how.attention == "plain" else "sdpa"))
+        return held_at_most(lambda: net(x, ones, cond))
+
+
+def _decoder(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
+    spec = getattr(getattr(model.codec, "autoencoder", None), "spec", None)
+    if not isinstance(spec, AutoencoderSpec):
+        return 0
+    with torch.device("meta"):
+        twin = Autoencoder(spec).to(how.dtype, memory_format=torch.channels_last)
+        z = torch.empty(shape, dtype=how.dtype)
+        return held_at_most(lambda: decode_in_strips(twin, z) if how.tile else twin.decode(z))
+
+
+def _bytes(part: nn.Module, dtype: torch.dtype | None = None) -> int:
+    """Bytes of the weights of `part`, as if they were in `dtype`."""
+    return sum(p.numel() * (p.itemsize if dtype is None else dtype.itemsize) for p in part.parameters())
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

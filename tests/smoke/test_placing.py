@@ -1,0 +1,82 @@
+"""However a model is placed, it draws the same picture; what cannot be done here is refused in one line."""
+
+import pytest
+import stages
+import torch
+
+from ldm.build import load_model
+from ldm.inference.need import advised, estimate, worth_telling
+from ldm.inference.pipeline import Request, txt2img
+from ldm.inference.placing import Placement, offloaded, placed
+
+CPU = torch.device("cpu")
+REQUEST = Request(prompts=("a red circle",), seeds=(3,), steps=2)
+
+
+def drawn(model, dtype=torch.float32):
+    return txt2img(model, REQUEST, dtype=dtype)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tile": True}, {"attention": "plain"}, {"attention": "sdpa"}], ids=str)
+def test_a_placed_model_draws_the_same(model_folder, changes):
+    plain = drawn(load_model(model_folder))
+    how = Placement(device=CPU, dtype=torch.float32, **changes)
+    torch.testing.assert_close(drawn(placed(load_model(model_folder), how)), plain, rtol=1e-3, atol=1e-3)
+
+
+def test_narrow_weights_are_what_autocast_makes_of_wide_ones(model_folder):
+    plain = drawn(load_model(model_folder), torch.bfloat16)
+    model = placed(load_model(model_folder), Placement(device=CPU, dtype=torch.bfloat16))
+    assert (drawn(model, torch.bfloat16) - plain).square().mean().sqrt() < 0.02
+
+
+def test_one_part_at_a_time_is_on_the_device(model_folder, monkeypatch):
+    model, moves = load_model(model_folder), []
+    for name, part in (("net", model.denoise), ("codec", model.codec.autoencoder), ("text", model.text)):
+        monkeypatch.setattr(part, "to", lambda where, name=name: moves.append((name, str(where))))
+    monkeypatch.setattr(model.codec.stats, "to", lambda where: model.codec.stats)
+    away = offloaded(model, torch.device("cuda"))
+    assert moves == [("net", "cuda")]
+    visits = {
+        "text": lambda: away.text(["a red circle"]),
+        "codec": lambda: away.codec.decode(torch.zeros(1, *away.codec.latent_shape(32, 32))),
+    }
+    for name, visit in visits.items():
+        moves.clear()
+        visit()
+        assert moves == [("net", "cpu"), (name, "cuda"), (name, "cpu"), ("net", "cuda")]
+    monkeypatch.undo()
+    torch.testing.assert_close(drawn(offloaded(load_model(model_folder), CPU)), drawn(load_model(model_folder)))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [(("--offload",), "--offload"), (("--attention", "xformers"), "xformers"), (("--compile",), "--compile")],
+)
+def test_what_cannot_be_done_here_is_refused(txt2img, option, words, monkeypatch):
+    monkeypatch.setattr("ldm.inference.placing.COMPILERS", ())
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "xformers.ops", None)
+    stages.assert_refused(txt2img(*option), words)
+
+
+def test_the_need_grows_with_what_is_drawn(model_folder):
+    model, how = load_model(model_folder), Placement(device=torch.device("cuda"), dtype=torch.float32)
+    one, two = (estimate(model, how, batch=n, height=64, width=64) for n in (1, 2))
+    parts = (model.denoise, model.codec, model.text, model.guess)
+    stored = sum(p.numel() * p.itemsize for part in parts if part is not None for p in part.parameters())
+    assert one.weights == two.weights == stored and one.program == 0
+    assert 1.8 * one.network < two.network < 2.2 * one.network
+    assert one.total == one.weights + max(one.network, one.decoder)
+    half = estimate(model, Placement(device=how.device, dtype=torch.bfloat16), batch=1, height=64, width=64)
+    assert half.weights < one.weights and 2 * half.decoder == one.decoder
+    assert "needs about" in str(one)
+    assert not worth_telling(model, batch=1, height=64, width=64)
+    assert worth_telling(model, batch=4, height=512, width=1024)
+
+
+def test_too_little_memory_is_one_line_with_advice():
+    with pytest.raises(ValueError, match="not enough memory: try --batch 1"), advised():
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20 GiB")
+    with pytest.raises(RuntimeError, match="shapes"), advised():
+        raise RuntimeError("shapes do not fit")
