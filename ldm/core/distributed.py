@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -21,15 +21,12 @@ class LostProcessError(OSError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSpec:
-    """How the processes that torchrun or SLURM started work together.
+    """How the processes that torchrun or SLURM started work together: each holds the whole model (DDP).
 
     Attributes:
-        strategy: "ddp": every process holds the whole model. "fsdp": each holds its share of the weights, gradients and
-            optimiser state; stage 2 only.
         timeout: seconds after which a process that does not answer counts as lost, and the run ends.
     """
 
-    strategy: Literal["ddp", "fsdp"] = "ddp"
     timeout: float = 1800.0
 
     def __post_init__(self) -> None:
