@@ -97,5 +97,3 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         if self.data.crop is not None and self.data.crop % self.model.factor:
             raise ValueError(f"data.crop: {self.data.crop} is not divisible by {self.model.factor}, the latent factor")
-        if self.trainer.strategy != "ddp":
-            raise ValueError("trainer.strategy: stage 1 fits every GPU, and has 'ddp' only")

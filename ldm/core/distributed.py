@@ -24,12 +24,11 @@ class TrainerSpec:
     """How the processes that torchrun or SLURM started work together.
 
     Attributes:
-        strategy: "ddp": every process holds the whole model. "fsdp": each holds its share of the weights, gradients and
-            optimiser state; stage 2 only.
+        strategy: "ddp": every process holds the whole model. There is no other yet.
         timeout: seconds after which a process that does not answer counts as lost, and the run ends.
     """
 
-    strategy: Literal["ddp", "fsdp"] = "ddp"
+    strategy: Literal["ddp"] = "ddp"
     timeout: float = 1800.0
 
     def __post_init__(self) -> None:
@@ -162,7 +161,7 @@ def _started_with_others() -> bool:
             "RANK": str(slurm.global_rank()),
             "WORLD_SIZE": str(slurm.world_size()),
             "LOCAL_RANK": str(slurm.local_rank()),
-            "LOCAL_WORLD_SIZE": os.environ.get("SLURM_NTASKS_PER_NODE", str(slurm.world_size())),
+            "LOCAL_WORLD_SIZE": str(slurm.world_size() // int(os.environ.get("SLURM_NNODES", "1"))),
             "MASTER_ADDR": slurm.main_address,
             "MASTER_PORT": str(slurm.main_port),
         }

@@ -25,18 +25,23 @@ class NoiseStream:
     Args:
         seeds: one integer in [0, 2**63) per image, in batch order. Torch's CPU generator reads the low 32 bits only:
             seeds that agree in them give the same stream.
-        rank, size: a batch that `size` processes share has one stream, which all of them draw alike: for the b rows of
-            this process, (1, b, *d), it draws all b * size and keeps rows rank, rank + size, ...
-
-    Raises:
-        ValueError: several streams for a shared batch.
     """
 
-    def __init__(self, seeds: Sequence[int], *, rank: int = 0, size: int = 1):
-        if size > 1 and len(seeds) != 1:
-            raise ValueError(f"seeds: {len(seeds)} for a batch that {size} processes share; it has one stream")
-        self._rank, self._size = rank, size
+    def __init__(self, seeds: Sequence[int]):
         self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        self._batch: _Rows | None = None
+
+    @classmethod
+    def of_batch(cls, seed: int, rank: int = 0, size: int = 1) -> "NoiseStream":
+        """One stream for a training batch that `size` processes share; this one, `rank`, has every `size`-th row.
+
+        Of draws (1, b, *d), b the rows of this process, each row has a stream of its own, a function of `seed` and of
+        its number in the whole batch: a process draws only what it needs. Draws of one number for each row, (1, b),
+        come from a stream of the whole batch.
+        """
+        stream = cls([seed])
+        stream._batch = _Rows(seed, rank, size)
+        return stream
 
     def __len__(self) -> int:
         return len(self._generators)
@@ -53,13 +58,13 @@ class NoiseStream:
         """Uniforms in [0, 1) of `shape` = (b, *d), with the device and dtype of `like`."""
         return self._stack(torch.rand, shape, like)
 
-    def of_batch(self, b: int, draw: Callable[[int, "NoiseStream"], Tensor]) -> Tensor:
+    def jointly(self, b: int, draw: Callable[[int, "NoiseStream"], Tensor]) -> Tensor:
         """What `draw(n, noise)` gives for this process's b rows where the rows of a batch of n depend on each other."""
-        if self._size == 1:
+        if self._batch is None:
             return draw(b, self)
-        whole = NoiseStream([0])
+        whole = NoiseStream([])
         whole._generators = self._generators
-        return draw(b * self._size, whole)[self._rank :: self._size]
+        return draw(b * self._batch.size, whole)[self._batch.rank :: self._batch.size]
 
     def state(self) -> list[Tensor]:
         """Opaque state of every stream; `restore` continues from it exactly."""
@@ -73,7 +78,26 @@ class NoiseStream:
     def _stack(self, draw: Callable[..., Tensor], shape: Sequence[int], like: Tensor | None) -> Tensor:
         if shape[0] != len(self._generators):
             raise ValueError(f"noise for {shape[0]} images asked of {len(self)} streams; give one seed each")
-        wanted = tuple(shape[1:]) if self._size == 1 else (shape[1] * self._size, *shape[2:])
-        rows = [draw(wanted, generator=generator) for generator in self._generators]
-        drawn = torch.stack(rows) if self._size == 1 else rows[0][None, self._rank :: self._size]
+        if self._batch is None:
+            drawn = torch.stack([draw(tuple(shape[1:]), generator=generator) for generator in self._generators])
+        elif len(shape) == 2:
+            drawn = self.jointly(shape[1], lambda n, whole: draw((n,), generator=whole._generators[0]))[None]
+        else:
+            rows = [draw(tuple(shape[2:]), generator=self._batch.generator(i)) for i in range(shape[1])]
+            drawn = torch.stack(rows)[None]
         return drawn if like is None else drawn.to(device=like.device, dtype=like.dtype)
+
+
+class _Rows:
+    """The streams of this process's rows of a batch."""
+
+    def __init__(self, seed: int, rank: int, size: int):
+        self.seed, self.rank, self.size = seed, rank, size
+        self._generators: dict[int, torch.Generator] = {}
+
+    def generator(self, i: int) -> torch.Generator:
+        """Of row i of this process, row rank + i size of the whole batch."""
+        if i not in self._generators:
+            seed = fold(self.seed, "row", self.rank + i * self.size)
+            self._generators[i] = torch.Generator().manual_seed(seed)
+        return self._generators[i]

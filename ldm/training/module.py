@@ -68,7 +68,7 @@ class LatentDiffusion(lightning.LightningModule):
         """The weighted denoising loss of one noisy copy of every latent of the batch."""
         config = self.model.config
         here = world()
-        noise = NoiseStream([fold(config.seed, "train", self.global_step)], rank=here.rank, size=here.size)
+        noise = NoiseStream.of_batch(fold(config.seed, "train", self.global_step), here.rank, here.size)
         per_image, t = self.loss(batch, noise, dropped=config.data.drop_caption)
         loss = per_image.mean()
         self._seen = per_image.detach(), t
@@ -143,7 +143,7 @@ class LatentDiffusion(lightning.LightningModule):
         z = noise.normal((1, *batch["mean"].shape), like=batch["mean"][None])[0]
         x0 = batch["mean"] if config.data.latents == "mean" else sample(Gaussian(batch["mean"], batch["var"]), z)
         eps = noise.normal((1, *x0.shape), like=x0[None])[0]
-        t = noise.of_batch(b, lambda n, whole: config.times.draw(n, whole, schedule)).to(x0.device)
+        t = noise.jointly(b, lambda n, whole: config.times.draw(n, whole, schedule)).to(x0.device)
         empty = noise.uniform((1, b))[0].to(x0.device) < dropped
         if self.kept is not None and dropped:
             empty[: b - self.kept.rows] = False  # the empty caption, too, is to mean what it meant

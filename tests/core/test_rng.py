@@ -53,3 +53,19 @@ def test_like_changes_the_type_and_not_the_numbers():
 def test_one_seed_for_each_image():
     with pytest.raises(ValueError, match="3 images asked of 2 streams"):
         NoiseStream([1, 2]).normal((3, 4))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_row_of_a_batch_draws_the_same_whoever_holds_it(size):
+    def drawn(rank, size):
+        noise, b = NoiseStream.of_batch(7, rank, size), 6 // size
+        first, second = noise.normal((1, b, 4, 2))[0], noise.normal((1, b, 3))[0]
+        times = noise.jointly(b, lambda n, whole: (whole.uniform((1, 1))[0] + torch.arange(n) / n) % 1)
+        return first, second, noise.uniform((1, b))[0], times
+
+    whole = drawn(0, 1)
+    for rank in range(size):
+        for mine, all_rows in zip(drawn(rank, size), whole, strict=True):
+            assert torch.equal(mine, all_rows[rank::size])
+    assert len({tuple(row.flatten().tolist()) for row in whole[0]}) == 6
+    assert whole[3].sort().values.diff().sub(1 / 6).abs().max() < 1e-6
