@@ -9,6 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 UPSCALER = ROOT / "models" / "emoji-upscaler"
 sys.path.insert(0, str(ROOT))
 
+from ldm.inference.arguments import add_picture_options  # noqa: E402
+
 
 def parser() -> argparse.ArgumentParser:
     """The options; everything heavy is imported only after they were read."""
@@ -46,12 +48,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=int, default=8, help="pictures computed together")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     p.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float16", "float32"])
+    add_picture_options(p)
     return p
 
 
 def main() -> None:
     """Parse, draw, say where the pictures are."""
-    arguments = parser().parse_args()
+    p = parser()
+    arguments = p.parse_args()
+    if arguments.from_picture is not None:
+        from ldm.inference.redraw import remembered
+
+        p.set_defaults(**remembered(arguments.from_picture, ROOT / "models"))
+        arguments = p.parse_args()
+    arguments.model_given = arguments.turbo or arguments.model != p.get_default("model")
     if arguments.turbo:
         arguments.model = ROOT / "models" / "emoji-turbo"
     from ldm.inference.command import draw

@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""The contact sheet of docs/pictures.md: runs its command lines, lays what they draw out in rows."""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE, GAP = 128, 6
+BEGINNING = '--prompt "red apple, soft 3d render" --seed 3'
+FACE = '--prompt "grinning face, soft 3d render" --seed 1'
+ROWS: dict[str, list[str]] = {
+    "--image apple.png --strength 0, 0.3, 0.6, 0.9": [
+        f'--image apple.png --strength {s} --prompt "green apple, soft 3d render"' for s in (0, 0.3, 0.6, 0.9)
+    ],
+    "--image face.png --mask eyes.png --resample 1, 3, 3": [
+        f"--image face.png --mask eyes.png --resample {r} --seed {seed} "
+        '--prompt "smiling face with sunglasses, soft 3d render"'
+        for r, seed in ((1, 0), (3, 0), (3, 1))
+    ],
+    "--image half.png --extend 0,0,64,0 --resample 3": [
+        f'--image half.png --extend 0,0,64,0 --resample 3 --seed {seed} --prompt "red apple, soft 3d render"'
+        for seed in range(2)
+    ],
+    "--image face.png --vary 0, 0.4, 0.8": [
+        f'--image face.png --vary {s} --prompt "grinning face, soft 3d render"' for s in (0, 0.4, 0.8)
+    ],
+    "--variation-seed 7 --variation-strength 0.2, 0.6, 1": [
+        f"{FACE} --variation-seed 7 --variation-strength {s}" for s in (0.2, 0.6, 1)
+    ],
+    "--to-prompt ... --to-seed 2 --frames 5": [
+        '--prompt "cat face, soft 3d render" --to-prompt "dog face, soft 3d render" --to-seed 2 --frames 5'
+    ],
+    '--prompt "(red:W) (green:V) apple": W, V = 1, 0; 1, 0.5; 0.5, 1; 0, 1': [
+        f'--prompt "(red:{w}) (green:{v}) apple, soft 3d render" --seed 3'
+        for w, v in ((1, 0), (1, 0.5), (0.5, 1), (0, 1))
+    ],
+}
+SOURCES = {0: "apple.png", 1: "face.png", 2: "half.png", 3: "face.png", 4: "face.png"}  # of which row
+
+
+def main() -> None:
+    """Draw the sources, every row, and the sheet."""
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures.png")
+    out = p.parse_args().out
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        draw(BEGINNING, folder)[0].rename(folder / "apple.png")
+        draw(FACE, folder)[0].rename(folder / "face.png")
+        Image.open(folder / "apple.png").crop((0, 0, 64, SIDE)).save(folder / "half.png")
+        mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
+        mask[24:72, 8:120] = 255
+        Image.fromarray(mask).save(folder / "eyes.png")
+        rows = []
+        for i, commands in enumerate(ROWS.values()):
+            first = [folder / SOURCES[i]] if i in SOURCES else []
+            rows.append([Image.open(path).copy() for path in [*first, *(d for c in commands for d in draw(c, folder))]])
+    sheet(rows, list(ROWS)).quantize(256).save(out, optimize=True)
+    print(f"{out}: {out.stat().st_size} bytes")
+
+
+def draw(command: str, folder: Path) -> list[Path]:
+    """What one command line draws, each time into a folder of its own."""
+    arguments = [sys.executable, str(ROOT / "scripts" / "txt2img.py"), *shlex.split(command)]
+    arguments += ["--steps", "10", "--out", tempfile.mkdtemp(dir=folder)]
+    done = subprocess.run(arguments, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
+    return [folder / line for line in done.stdout.splitlines()]
+
+
+def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Image.Image:
+    """Rows of pictures on white, each below its title."""
+    step = SIDE + GAP + 14
+    width = max(len(row) for row in rows) * (SIDE + GAP) + GAP
+    page = Image.new("RGB", (width, len(rows) * step + GAP), "white")
+    pen = ImageDraw.Draw(page)
+    for i, (row, title) in enumerate(zip(rows, titles, strict=True)):
+        pen.text((GAP, i * step + 2), title, fill="black")
+        for k, picture in enumerate(row):
+            page.paste(picture, (GAP + k * (SIDE + GAP), i * step + 14))
+    return page
+
+
+if __name__ == "__main__":
+    main()
