@@ -3,7 +3,6 @@
 
 import argparse
 import shlex
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 SIDE, GAP = 128, 6
 BEGINNING = '--prompt "red apple, soft 3d render" --seed 3'
 FACE = '--prompt "grinning face, soft 3d render" --seed 1'
@@ -19,27 +19,24 @@ ROWS: dict[str, list[str]] = {
     "--image apple.png --strength 0, 0.3, 0.6, 0.9": [
         f'--image apple.png --strength {s} --prompt "green apple, soft 3d render"' for s in (0, 0.3, 0.6, 0.9)
     ],
-    "--image face.png --mask eyes.png --resample 1, 3, 3": [
-        f"--image face.png --mask eyes.png --resample {r} --seed {seed} "
+    "--image face.png --mask eyes.png --resample 2 --count 3": [
+        "--image face.png --mask eyes.png --resample 2 --count 3 "
         '--prompt "smiling face with sunglasses, soft 3d render"'
-        for r, seed in ((1, 0), (3, 0), (3, 1))
     ],
-    "--image half.png --extend 0,0,64,0 --resample 3": [
-        f'--image half.png --extend 0,0,64,0 --resample 3 --seed {seed} --prompt "red apple, soft 3d render"'
-        for seed in range(2)
+    "--image half.png --extend 0,0,64,0 --resample 2 --count 3": [
+        '--image half.png --extend 0,0,64,0 --resample 2 --count 3 --prompt "red apple, soft 3d render"'
     ],
-    "--image face.png --vary 0, 0.4, 0.8": [
-        f'--image face.png --vary {s} --prompt "grinning face, soft 3d render"' for s in (0, 0.4, 0.8)
+    "--image face.png --vary 0, 0.6": [
+        f'--image face.png --vary {s} --prompt "grinning face, soft 3d render"' for s in (0, 0.6)
     ],
-    "--variation-seed 7 --variation-strength 0.2, 0.6, 1": [
-        f"{FACE} --variation-seed 7 --variation-strength {s}" for s in (0.2, 0.6, 1)
+    "--variation-seed 7 --variation-strength 0.4, 1": [
+        f"{FACE} --variation-seed 7 --variation-strength {s}" for s in (0.4, 1)
     ],
     "--to-prompt ... --to-seed 2 --frames 5": [
         '--prompt "cat face, soft 3d render" --to-prompt "dog face, soft 3d render" --to-seed 2 --frames 5'
     ],
-    '--prompt "(red:W) (green:V) apple": W, V = 1, 0; 1, 0.5; 0.5, 1; 0, 1': [
-        f'--prompt "(red:{w}) (green:{v}) apple, soft 3d render" --seed 3'
-        for w, v in ((1, 0), (1, 0.5), (0.5, 1), (0, 1))
+    '--prompt "(red:W) (green:V) apple": W, V = 1, 0; 1, 1; 0, 1': [
+        f'--prompt "(red:{w}) (green:{v}) apple, soft 3d render" --seed 3' for w, v in ((1, 0), (1, 1), (0, 1))
     ],
 }
 SOURCES = {0: "apple.png", 1: "face.png", 2: "half.png", 3: "face.png", 4: "face.png"}  # of which row
@@ -68,10 +65,13 @@ def main() -> None:
 
 def draw(command: str, folder: Path) -> list[Path]:
     """What one command line draws, each time into a folder of its own."""
-    arguments = [sys.executable, str(ROOT / "scripts" / "txt2img.py"), *shlex.split(command)]
-    arguments += ["--steps", "10", "--out", tempfile.mkdtemp(dir=folder)]
-    done = subprocess.run(arguments, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)
-    return [folder / line for line in done.stdout.splitlines()]
+    from ldm.inference.command import draw as draw_with
+    from scripts.txt2img import parser
+
+    words = [str(folder / word) if word.endswith(".png") else word for word in shlex.split(command)]
+    options = parser().parse_args([*words, "--steps", "8", "--out", tempfile.mkdtemp(dir=folder)])
+    options.model_given = False
+    return draw_with(options)
 
 
 def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Image.Image:

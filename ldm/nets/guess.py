@@ -172,7 +172,8 @@ def _prompt_without(prompt: Prompt, unread: Sequence[str]) -> Prompt:
         for word in unread:
             text = text.replace(word, " ")
         kept.append((text, weight))
-    left, begin, parts = joined(kept), 0, []
+    left, begin = joined(kept), 0
+    parts: list[tuple[str, float]] = []
     for phrase in str(left).split(SEPARATOR):
         if phrase.strip():
             parts += [(", ", 1.0)] * bool(parts) + [*left[slice(begin, begin + len(phrase))].parts]
