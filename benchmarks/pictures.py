@@ -33,10 +33,10 @@ ROWS: dict[str, list[str]] = {
         f"{FACE} --variation-seed 7 --variation-strength {s}" for s in (0.4, 1)
     ],
     "--to-prompt ... --to-seed 2 --frames 5": [
-        '--prompt "cat face, soft 3d render" --to-prompt "dog face, soft 3d render" --to-seed 2 --frames 5'
+        '--prompt "dog face, soft 3d render" --to-prompt "grinning face, soft 3d render" --to-seed 2 --frames 5'
     ],
-    '--prompt "(red:W) (green:V) apple": W, V = 1, 0; 1, 1; 0, 1': [
-        f'--prompt "(red:{w}) (green:{v}) apple, soft 3d render" --seed 3' for w, v in ((1, 0), (1, 1), (0, 1))
+    '--prompt "dog face with (sunglasses:W)": W = 0, 1, 2, 4': [
+        f'--prompt "dog face with (sunglasses:{w}), soft 3d render" --seed 3' for w in (0, 1, 2, 4)
     ],
 }
 SOURCES = {0: "apple.png", 1: "face.png", 2: "half.png", 3: "face.png", 4: "face.png"}  # of which row

@@ -58,11 +58,15 @@ class Canvas:
         return replace(self, pixels=F.pad(self.pixels, sides), mask=mask).filled()
 
     def filled(self) -> "Canvas":
-        """The same with colours that continue what is kept where there is to be drawn."""
+        """The same with colours that continue what is kept where there is to be drawn: across the seam each pixel those
+        next to it, so that nothing of what lies elsewhere shows through; farther inside smoothly.
+        """
         if self.mask is None:
             return self
-        drawn = self.mask[None, None].float()
-        smooth = continued(self.pixels[None].float(), 1 - drawn)[0].round().clamp(0, 255)
+        image, known = self.pixels[None].float(), 1 - self.mask[None, None].float()
+        for _ in range(self.feather):
+            image, known = grown(image, known)
+        smooth = continued(image, known)[0].round().clamp(0, 255)
         return replace(self, pixels=torch.where(self.mask, smooth.to(torch.uint8), self.pixels))
 
     def image(self, unit: int) -> Image:
@@ -97,6 +101,13 @@ class Canvas:
     def _missing(self, unit: int) -> tuple[int, int, int, int]:
         h, w = self.size
         return 0, -w % unit, 0, -h % unit
+
+
+def grown(image: Image, known: Share) -> tuple[Image, Share]:
+    """What is known (0 or 1), one pixel larger: a new pixel is the mean of its known neighbours."""
+    weight = F.avg_pool2d(known, 3, stride=1, padding=1)
+    mean = F.avg_pool2d(image * known, 3, stride=1, padding=1) / weight.clamp(min=1e-12)
+    return torch.where(known > 0, image, mean), (weight > 0).to(known)
 
 
 def continued(image: Image, known: Share) -> Image:

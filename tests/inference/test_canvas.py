@@ -58,6 +58,15 @@ def test_what_is_under_the_mask_is_not_seen_when_filled():
     assert torch.equal(filled[:, ~mask], first[:, ~mask])
 
 
+def test_across_the_seam_nothing_shows_that_lies_elsewhere():
+    """White above, red below: a margin beside the white is white over the seam, however much red there is."""
+    pixels = torch.tensor([255, 0, 0], dtype=torch.uint8)[:, None, None].repeat(1, 40, 20)
+    pixels[:, :12] = 255
+    filled = Canvas(pixels, feather=4).extended(0, 0, 30, 0).pixels
+    assert (filled[:, :8, 20:24] == 255).all() and (filled[0] == 255).all()
+    assert (filled[1:, 16:, 20:24] == 0).all()
+
+
 @pytest.mark.parametrize("size", [(64, 64), (37, 50)])
 def test_a_ramp_solves_the_equation_and_is_restored(size):
     down, right = torch.linspace(0, 1, size[0])[:, None], torch.linspace(0, 1, size[1])
