@@ -95,7 +95,10 @@ class Model:
 
     def condition(self, captions: Sequence[str], size: tuple[int, int] | None = None) -> Cond:
         """The conditions of `captions`, for latents of `size` (height, width); None: of the trained size."""
-        cond = self.read(captions)
+        return self.guessed(self.read(captions), size)
+
+    def guessed(self, cond: Cond, size: tuple[int, int] | None = None) -> Cond:
+        """`cond`, as `read` gave it, with the guess of the latent where there is one."""
         return cond if self.guess is None else self.guess.into(cond, size)
 
     def guided(self, cond: Cond, null: Cond, scale: float, steps: int, combine: Combine | None = None) -> Denoiser:
@@ -184,11 +187,12 @@ def build_tables(spec: SampleSpec, model: Model) -> Tuned | None:
     return load_tuned(model.folder or Path(), model.sha256) if spec.needs_tables else None
 
 
-def automatic(spec: SampleSpec, model: Model) -> SampleSpec:
+def automatic(spec: SampleSpec, model: Model, *, whole: bool = True) -> SampleSpec:
     """`spec` with the sampler, its options and its path that were measured to be the best for its steps and scale.
 
-    The fitted sampler where there is one for exactly these steps, else the solver that was best in the nearest number
-    of steps; `spec` itself for a model whose quality was not measured (`scripts/tune_sampler.py --quality`).
+    The fitted sampler where there is one for exactly these steps and the whole path is walked, once, else the solver
+    that was best in the nearest number of steps; `spec` itself for a model whose quality was not measured
+    (`scripts/tune_sampler.py --quality`).
 
     Raises:
         ValueError: the tables beside the model are damaged, or of another model.
@@ -198,7 +202,7 @@ def automatic(spec: SampleSpec, model: Model) -> SampleSpec:
     choice = load_tuned(model.folder, model.sha256).choice(spec.steps, spec.scale)
     if choice is None:
         return spec
-    return chosen_by(choice, spec)
+    return chosen_by(choice if whole else replace(choice, logsnr=(), keep=(), recent=()), spec)
 
 
 def chosen_by(choice: Choice, spec: SampleSpec) -> SampleSpec:

@@ -9,6 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 UPSCALER = ROOT / "models" / "emoji-upscaler"
 sys.path.insert(0, str(ROOT))
 
+from ldm.inference.arguments import add_picture_options  # noqa: E402
+
 
 def parser() -> argparse.ArgumentParser:
     """The options; everything heavy is imported only after they were read."""
@@ -50,12 +52,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tile", action="store_true", help="decode in strips: less memory, the same picture")
     p.add_argument("--offload", action="store_true", help="keep on the GPU only the part that is at work")
     p.add_argument("--compile", action="store_true", help="compile the U-Net: a slow first step, then faster ones")
+    add_picture_options(p)
     return p
 
 
 def main() -> None:
     """Parse, draw, say where the pictures are."""
-    arguments = parser().parse_args()
+    p = parser()
+    arguments = p.parse_args()
+    if arguments.from_picture is not None:
+        from ldm.inference.redraw import remembered
+
+        p.set_defaults(**remembered(arguments.from_picture, ROOT / "models"))
+        arguments = p.parse_args()
+    arguments.model_given = arguments.turbo or arguments.model != p.get_default("model")
     if arguments.turbo:
         arguments.model = ROOT / "models" / "emoji-turbo"
     from ldm.inference.command import draw

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,13 @@ def grid(images: Image, columns: int, padding: int = 2) -> Tensor:
     return sheet
 
 
-def save_png(image: Tensor, path: str | Path, recipe: dict[str, Any] | None = None) -> None:
+def save_png(
+    image: Tensor, path: str | Path, recipe: dict[str, Any] | None = None, texts: Mapping[str, str] | None = None
+) -> None:
     """Write one picture (3, h, w) in [-1, 1] as a PNG, atomically, with `recipe` as JSON in its text chunk "ldm".
+
+    Args:
+        texts: further text chunks by name, for other programs.
 
     Raises:
         ValueError: the picture has a value that is not finite (a black picture is never saved in silence).
@@ -65,6 +71,8 @@ def save_png(image: Tensor, path: str | Path, recipe: dict[str, Any] | None = No
     info = PngInfo()
     if recipe is not None:
         info.add_itxt("ldm", json.dumps(recipe, ensure_ascii=False))
+    for name, text in (texts or {}).items():
+        info.add_text(name, text)
     buffer = io.BytesIO()
     array = np.ascontiguousarray(to_uint8(image[None])[0].permute(1, 2, 0).cpu().numpy())
     PilImage.fromarray(array).save(buffer, format="png", pnginfo=info)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from ldm.convert.opening import open_model
 from ldm.core.device import pick_device
 from ldm.core.images import save_png
 from ldm.denoiser import counted
+from ldm.inference import redraw
 from ldm.inference.adapters import add_loras, add_words, unused
+from ldm.inference.conditions import not_read
 from ldm.inference.need import advised, estimate, worth_telling
 from ldm.inference.options import check_options, dtype_of, placement_of, request_of
-from ldm.inference.pipeline import txt2img
+from ldm.inference.pipeline import parts, txt2img
 from ldm.inference.placing import Placement, placed
-from ldm.inference.recipe import recipes
+from ldm.inference.recipe import parameters, recipes
 from ldm.inference.upscale import Upscale, load_upscaler, upscale
 from ldm.samplers.loop import Step
 
@@ -29,6 +32,8 @@ def draw(options: argparse.Namespace) -> list[Path]:
         ValueError: an option is not possible; the message names it and says what is.
         OSError: the output folder cannot be written.
     """
+    if options.expected is not None:
+        redraw.adjust(options)
     check_options(options)
     device = pick_device(options.device)
     dtype = dtype_of(options, device)
@@ -37,23 +42,27 @@ def draw(options: argparse.Namespace) -> list[Path]:
         options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
     )
     model, added = adapted(model, options)
-    warn_of_cut(model, options.prompt)
+    for prompt in (options.prompt, options.negative, options.to_prompt):
+        warn_of_cut(model, prompt or "")
     model = ready(model, place, options)
     request = request_of(options, model)
+    if options.expected is not None:
+        redraw.check(options, model, request)
     upscaler = None if options.upscale is None else load_upscaler(options.upscale).to(device)
     weak = [] if request.away is None else [request.away.model.denoise]
     with advised(), counted(model.denoise, *weak) as evaluations:
         images = txt2img(model, request, dtype=dtype, on_step=show_progress)
-    each = evaluations.rows / len(images)
-    remembered = recipes(model, request, images, dtype=dtype, evaluations=each)
+    each = evaluations.rows / sum(len(part.prompts) for part, _ in parts(model, request))
+    told = [recipe | added for recipe in recipes(model, request, images, options, dtype=dtype, evaluations=each)]
     if upscaler is not None:
-        how = Upscale(prompts=request.prompts, seeds=request.seeds, restore=True, batch=options.batch)
+        drawn = request if request.only is None else request.part(slice(request.only, request.only + 1))
+        how = Upscale(prompts=drawn.prompts, seeds=drawn.seeds, restore=True, batch=options.batch)
         images = upscale(upscaler, images, how, dtype=dtype, on_step=show_progress)
-        remembered = [recipe | {"upscaler": upscaler.sha256} for recipe in remembered]
+        told = [recipe | {"upscaler": upscaler.sha256} for recipe in told]
     paths = []
-    for image, recipe in zip(images, remembered, strict=True):
-        path = options.out / f"{slug(recipe['prompt'])}-{recipe['seed']}.png"
-        save_png(image, path, recipe | added)
+    for image, recipe in zip(images, told, strict=True):
+        path = options.out / file_name(recipe)
+        save_png(image, path, recipe, {"parameters": parameters(recipe)})
         paths.append(path)
     sys.stderr.write(f"{each:g} network evaluations for each picture\n")
     return paths
@@ -88,7 +97,7 @@ def adapted(model: Model, options: argparse.Namespace) -> tuple[Model, dict[str,
 
 def warn_of_cut(model: Model, prompt: str) -> None:
     """Say which words of the prompt the model does not read."""
-    cut = model.text.cut(prompt)
+    cut = not_read(model, prompt)
     if cut:
         shown = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]} ..."
         sys.stderr.write(f"warning: the prompt is too long for this model; not read: {shown}\n")
@@ -100,6 +109,12 @@ def show_progress(step: Step) -> None:
         end = "\n" if step.index + 1 == step.steps else ""
         sys.stderr.write(f"\rstep {step.index + 1}/{step.steps}{end}")
         sys.stderr.flush()
+
+
+def file_name(recipe: Mapping[str, Any]) -> str:
+    """Of a picture: its prompt and seed, and its number where several have the same seed."""
+    number = f"-{recipe['index']:03}" if "share" in recipe else ""
+    return f"{slug(recipe['prompt'])}-{recipe['seed']}{number}.png"
 
 
 def slug(prompt: str) -> str:

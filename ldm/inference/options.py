@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -12,12 +12,11 @@ from ldm.core.config_io import from_dict, to_dict
 from ldm.core.precision import AUTO, narrow
 from ldm.guidance.spec import GuidanceSpec
 from ldm.inference.classified import ClassGuidance, load_guidance
-from ldm.inference.pipeline import Request
+from ldm.inference.pipeline import LARGEST_SEED, Request
 from ldm.inference.placing import Placement
+from ldm.inference.sources import blend_of, check_sources, start_of
 from ldm.inference.weaker import WeakModel, load_weak
 from ldm.process.grid import Spacing, TunedSpacing
-
-LARGEST_SEED = 2**63 - 1
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -34,6 +33,7 @@ def check_options(options: argparse.Namespace) -> None:
     spacings = (*get_args(Spacing), *get_args(TunedSpacing))
     if options.spacing is not None and options.spacing not in spacings:
         raise ValueError(f"--spacing: '{options.spacing}' is unknown; use {', '.join(spacings)}")
+    check_sources(options)
     options.out.mkdir(parents=True, exist_ok=True)
     if not os.access(options.out, os.W_OK):
         raise PermissionError(f"--out: no permission to write into {options.out}")
@@ -45,21 +45,27 @@ def request_of(options: argparse.Namespace, model: Model) -> Request:
     Raises:
         ValueError: an option is not possible with this model.
     """
+    start, blend = start_of(options, model), blend_of(options)
+    count = options.count if blend is None else len(blend.share)
+    moving = blend is None  # else all start at one seed, and differ by how far they are from it
     return Request(
-        prompts=(options.prompt,) * options.count,
-        seeds=tuple(range(options.seed, options.seed + options.count)),
+        prompts=(options.prompt,) * count,
+        seeds=tuple(options.seed + moving * i for i in range(count)),
         negative=options.negative,
         steps=options.steps,
         scale=options.scale,
         sampler=options.sampler,
-        options=sampler_options(options.option) if options.option else None,
+        options=None if options.option is None else sampler_options(options.option),
         spacing=options.spacing,
-        guidance=guidance_spec(options.guidance, model) if options.guidance else None,
-        height=options.height,
-        width=options.width,
+        guidance=None if options.guidance is None else guidance_spec(options.guidance, model),
+        height=options.height if start is None else None,
+        width=options.width if start is None else None,
         towards=class_guidance(options, model),
         away=weak_model(options, model),
         batch=options.batch,
+        start=start,
+        blend=blend,
+        only=options.only,
     )
 
 
@@ -132,19 +138,19 @@ def sampler_options(given: Sequence[str]) -> dict[str, float | str]:
     return key_values(given, "--option", "eta=1")
 
 
-def key_values(given: Sequence[str], option: str, example: str) -> dict[str, float | str]:
-    """KEY=VALUE words; a value that reads as a number is one.
+def key_values(given: Sequence[str], option: str, example: str) -> dict[str, Any]:
+    """KEY=VALUE words; a value that reads as a number is one, and "null" is nothing.
 
     Raises:
         ValueError: a word without "=".
     """
-    found: dict[str, float | str] = {}
+    found: dict[str, float | str | None] = {}
     for word in given:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ValueError(f"{option}: '{word}' is not KEY=VALUE, e.g. {example}")
         try:
-            found[key] = float(value)
+            found[key] = None if value == "null" else float(value)
         except ValueError:
             found[key] = value
     return found

@@ -1,7 +1,8 @@
 """From prompts to pictures: text, noise, path, guided denoiser, sampler, decoder. One pipeline for every task."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import torch
 
@@ -10,13 +11,22 @@ from ldm.config import MATCHED, SampleSpec
 from ldm.core.precision import autocast
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Image
-from ldm.denoiser import bind
+from ldm.denoiser import Denoiser, bind
+from ldm.guidance.known import keep_known
 from ldm.guidance.spec import GuidanceSpec
+from ldm.inference.blend import Blend
 from ldm.inference.classified import ClassGuidance
+from ldm.inference.conditions import condition, needed_chunks
 from ldm.inference.lowres import LowRes, check
+from ldm.inference.start import Encoded, Start, begun, encoded, first
 from ldm.inference.weaker import WeakModel
-from ldm.process.grid import Spacing, TunedSpacing
-from ldm.samplers.loop import OnStep
+from ldm.nets.cond import Cond
+from ldm.nets.low import Low
+from ldm.process.grid import Spacing, TimeGrid, TunedSpacing
+from ldm.samplers.loop import OnStep, Sampler
+from ldm.samplers.resampled import resampled
+
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +49,9 @@ class Request:
         away: a weaker model to move away from (autoguidance); None: none.
         low: the small pictures that an upscaler enlarges to height x width; None: not for an upscaler.
         batch: pictures computed together; changes memory and speed, not the pictures.
+        start: a picture to start from; None: noise alone. Its size is the size that is drawn.
+        blend: another end of prompts and noise, and how far each picture is on the way there; None: no other.
+        only: draw this one of the pictures alone, in the batch that it has among all; None: all of them.
     """
 
     prompts: tuple[str, ...]
@@ -56,12 +69,49 @@ class Request:
     away: WeakModel | None = None
     low: LowRes | None = None
     batch: int = 8
+    start: Start | None = None
+    blend: Blend | None = None
+    only: int | None = None
 
     def __post_init__(self) -> None:
         if not self.prompts or len(self.prompts) != len(self.seeds):
             raise ValueError(f"seeds: {len(self.seeds)} for {len(self.prompts)} prompts; give one seed for each prompt")
         if self.batch < 1:
             raise ValueError(f"batch: {self.batch}; at least 1 picture is computed at a time")
+        if self.start is not None and (self.height, self.width) != (None, None):
+            raise ValueError(
+                "height, width: the picture to start from has a size of its own; fit it, and leave them out"
+            )
+        if self.blend is not None and len(self.blend.share) != len(self.prompts):
+            raise ValueError(
+                f"blend: {len(self.blend.share)} shares for {len(self.prompts)} prompts; give one for each"
+            )
+        if self.only is not None and not 0 <= self.only < len(self.prompts):
+            raise ValueError(f"only: {self.only} is none of the pictures 0 to {len(self.prompts) - 1}")
+
+    def part(self, rows: slice) -> "Request":
+        """The same for some of the pictures."""
+        blend = None if self.blend is None else self.blend.part(rows)
+        low = None if self.low is None else replace(self.low, small=self.low.small[rows])
+        only = None if self.only is None else self.only - rows.start
+        return replace(self, prompts=self.prompts[rows], seeds=self.seeds[rows], blend=blend, low=low, only=only)
+
+
+def parts(model: Model, request: Request) -> Iterator[tuple[Request, int]]:
+    """What is computed together: requests of at most `batch` pictures whose prompts are equally long for the encoder,
+    and in how many chunks it reads each of them. If one picture alone is to be drawn, only its part.
+    """
+    there = request.prompts if request.blend is None or request.blend.prompts is None else request.blend.prompts
+    lengths = {trio: needed_chunks(model, *trio) for trio in set(zip(request.prompts, there, repeat(request.negative)))}
+    chunks = [lengths[trio] for trio in zip(request.prompts, there, repeat(request.negative))]
+    begin = 0
+    while begin < len(chunks):
+        end = begin
+        while end < min(begin + request.batch, len(chunks)) and chunks[end] == chunks[begin]:
+            end += 1
+        if request.only is None or begin <= request.only < end:
+            yield request.part(slice(begin, end)), chunks[begin]
+        begin = end
 
 
 def resolve(model: Model, request: Request) -> SampleSpec:
@@ -82,8 +132,13 @@ def resolve(model: Model, request: Request) -> SampleSpec:
         spec = replace(spec, options=dict(request.options or {}))
     if not 1 <= spec.steps <= model.schedule.steps:
         raise ValueError(f"steps: {spec.steps} is not in 1..{model.schedule.steps}, the schedule's own number of steps")
+    whole = request.start is None or request.start.whole
     if (request.sampler, request.options, request.spacing, request.guidance) == (None,) * 4:
-        spec = automatic(spec, model)
+        spec = automatic(spec, model, whole=whole)
+    if spec.sampler == MATCHED and not whole:
+        raise ValueError(
+            "sampler: 'matched' walks the whole of its own path once; name another for strength or resample"
+        )
     if spec.scale < 0:
         raise ValueError(f"scale: {spec.scale} is negative; 0 ignores the prompt, 1 follows it, 3 to 8 exaggerate it")
     return spec
@@ -108,40 +163,92 @@ def txt2img(
         ValueError: steps, size, scale or options are not possible, tuned tables are asked for and missing, or the
             result is not finite in float32 either.
     """
+    plan = _plan(model, request)
+    pictures = []
+    for part, chunks in parts(model, request):
+        with torch.inference_mode(), autocast(plan.like.device, dtype):
+            z = _latents(model, part, plan, chunks, on_step)
+        drawn = _decode(model, z, dtype)
+        pictures.append(drawn if part.only is None else drawn[part.only : part.only + 1])
+    images = torch.cat(pictures)
+    return images if request.start is None else request.start.seen.joined(images)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What all pictures of a request share."""
+
+    spec: SampleSpec
+    grid: TimeGrid | None  # None: no step is walked
+    sample: Sampler
+    shape: tuple[int, int, int]
+    encoded: Encoded
+    like: torch.Tensor  # float32, on the device
+
+
+def _plan(model: Model, request: Request) -> _Plan:
     spec = resolve(model, request)
     check(model, request.low, len(request.prompts))
     if request.negative and model.config.net.distilled is not None:
         raise ValueError(
             "negative: this model was distilled with the empty prompt; use its teacher for negative prompts"
         )
-    height, width = (spec.size if side is None else side for side in (request.height, request.width))
-    shape = _latent_shape(model, height, width)
     tables = build_tables(spec, model)
-    grid, sample = build_grid(spec, model.schedule, tables), build_sampler(spec, tables)
-    device = next(model.denoise.parameters()).device
-    pictures = []
-    for start in range(0, len(request.prompts), request.batch):
-        rows = slice(start, start + request.batch)
-        prompts, noise = request.prompts[rows], NoiseStream(request.seeds[rows])
-        with torch.inference_mode(), autocast(device, dtype):
-            cond = model.condition(prompts, shape[-2:])
-            null = model.condition([request.negative] * len(prompts), shape[-2:])
-            low = None if request.low is None else request.low.seen(model, rows, height, width, noise)
-            if low is not None:
-                cond, null = low.into(cond), low.into(null)
-            guided = model.guided(cond, null, spec.scale, spec.steps, spec.guidance.combine(spec.scale))
-            if model.config.net.distilled is None:
-                guided = spec.guidance.limited(guided, bind(model.denoise, cond))
-            if request.away is not None:
-                guided = request.away.around(guided, prompts, shape[-2:])
-            if request.towards is not None:
-                guided = request.towards.around(guided, len(prompts), device)
-            x = noise.normal((len(prompts), *shape), like=torch.empty(0, device=device))
-            z = sample(guided, x, grid, noise, on_step=on_step)
-            if low is not None:
-                z = low.corrected(z)
-        pictures.append(_decode(model, z, dtype))
-    return torch.cat(pictures)
+    grid: TimeGrid | None = build_grid(spec, model.schedule, tables)
+    sample = build_sampler(spec, tables)
+    start, unit = request.start, unit_of(model)
+    if start is None:
+        size = _checked_size(request, spec, unit)
+    else:
+        assert grid is not None
+        size = (0, 0)
+        grid, sample = start.walked(grid), resampled(sample, start.resample)
+    seen = encoded(model, start, size, unit)
+    shape = model.codec.latent_shape(*size) if seen.z is None else _sides(seen.z)
+    like = torch.empty(0, device=next(model.denoise.parameters()).device)
+    return _Plan(spec, grid, sample, shape, seen, like)
+
+
+def _latents(model: Model, part: Request, plan: _Plan, chunks: int, on_step: OnStep | None) -> torch.Tensor:
+    """The clean latents of one batch."""
+    seen, start, noise = plan.encoded, part.start, NoiseStream(part.seeds)
+    if plan.grid is None:
+        assert seen.z is not None
+        return seen.z.expand(len(part.prompts), *plan.shape)
+    factor = model.codec.factor
+    size = factor * plan.shape[1], factor * plan.shape[2]
+    low = None if part.low is None else part.low.seen(model, slice(None), *size, noise)
+    denoise = _denoiser(model, part, plan, chunks, low)
+    x = first(noise, part.blend, plan.shape, plan.like)
+    if start is not None:
+        x = begun(start, seen, x, plan.grid, denoise)
+    z = plan.sample(denoise, x, plan.grid, noise, on_step=on_step)
+    return z if low is None else low.corrected(z)
+
+
+def _denoiser(model: Model, part: Request, plan: _Plan, chunks: int, low: Low | None) -> Denoiser:
+    """The network with its prompts, all guidance, and what is known of the result."""
+    spec, seen, count, size = plan.spec, plan.encoded, len(part.prompts), plan.shape[-2:]
+
+    def asked(reader: Model) -> Cond:
+        return condition(reader, part.prompts, size, blend=part.blend, chunks=chunks)
+
+    cond, null = asked(model), condition(model, [part.negative] * count, size, chunks=chunks)
+    if seen.channels is not None:
+        beside = seen.channels.expand(count, -1, -1, -1)
+        cond, null = replace(cond, channels=beside), replace(null, channels=beside)
+    if low is not None:
+        cond, null = low.into(cond), low.into(null)
+    guided = model.guided(cond, null, spec.scale, spec.steps, spec.guidance.combine(spec.scale))
+    if model.config.net.distilled is None:
+        guided = spec.guidance.limited(guided, bind(model.denoise, cond))
+    if part.away is not None:
+        guided = part.away.around(guided, asked)
+    if part.towards is not None:
+        guided = part.towards.around(guided, count, plan.like.device)
+    if seen.z is not None and seen.mask is not None and seen.channels is None:
+        guided = keep_known(guided, seen.z.expand(count, *plan.shape), seen.mask)
+    return guided
 
 
 def _decode(model: Model, z: torch.Tensor, dtype: torch.dtype | None) -> Image:
@@ -158,9 +265,19 @@ def _decode(model: Model, z: torch.Tensor, dtype: torch.dtype | None) -> Image:
     raise ValueError("the decoder gave values that are not finite, in float32 too; the weights are damaged")
 
 
-def _latent_shape(model: Model, height: int, width: int) -> tuple[int, int, int]:
-    unit = model.codec.factor * 2 ** (len(model.config.net.mult) - 1)
+def _sides(z: torch.Tensor) -> tuple[int, int, int]:
+    _, c, h, w = z.shape
+    return c, h, w
+
+
+def unit_of(model: Model) -> int:
+    """Pixels that the sides of a picture are multiples of."""
+    return model.codec.factor * 2 ** (len(model.config.net.mult) - 1)
+
+
+def _checked_size(request: Request, spec: SampleSpec, unit: int) -> tuple[int, int]:
+    height, width = (spec.size if side is None else side for side in (request.height, request.width))
     for name, side in (("height", height), ("width", width)):
         if side < unit or side % unit:
             raise ValueError(f"{name}: {side} is not possible with this model; give a multiple of {unit} pixels")
-    return model.codec.latent_shape(height, width)
+    return height, width

@@ -1,5 +1,6 @@
 """Autoguidance from a second model folder: an earlier or a smaller network of the same latents."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from ldm.build import Model, load_model
 from ldm.core.bundle import BundleError
 from ldm.denoiser import Denoiser, bind
 from ldm.guidance.auto import autoguided
+from ldm.nets.cond import Cond
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +27,9 @@ class WeakModel:
         if not 1 <= self.scale < float("inf"):
             raise ValueError(f"weak scale: {self.scale} is not a number >= 1; 1 is the strong model alone")
 
-    def around(self, strong: Denoiser, prompts: tuple[str, ...], size: tuple[int, int]) -> Denoiser:
-        """`strong` for `prompts`, moved away from the weak model's estimate."""
-        cond = self.model.condition(prompts, size)
-        return autoguided(strong, bind(self.model.denoise, cond), self.scale)
+    def around(self, strong: Denoiser, condition: Callable[[Model], Cond]) -> Denoiser:
+        """`strong`, moved away from the weak model's estimate for what that model makes of the same prompts."""
+        return autoguided(strong, bind(self.model.denoise, condition(self.model)), self.scale)
 
 
 def load_weak(path: str | Path, model: Model, scale: float) -> WeakModel:

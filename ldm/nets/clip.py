@@ -82,6 +82,9 @@ class ClipEncoder(nn.Module):
     (arXiv:2112.10752) and Stable Diffusion 1, the penultimate one as in Stable Diffusion 2.
     """
 
+    restores: Literal["mean", "size"] = "mean"
+    pools: Literal["mean", "first"] = "first"
+
     def __init__(self, spec: ClipSpec):
         """Build the tower; with `spec.pretrained`, download its weights.
 
@@ -131,11 +134,16 @@ class ClipEncoder(nn.Module):
             ValueError: one string instead of a list, or a text that is not Unicode.
         """
         require_captions(captions)
+        room = self.max_tokens - 2
+        return self.framed([self.spell(" ".join(self._words(caption)))[:room] for caption in captions])
+
+    def framed(self, rows: Sequence[Sequence[int]]) -> tuple[Ids, WordMask]:
+        """Ids of at most `max_tokens` - 2 tokens, with end marks and padding, and which of them are not padding."""
         start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
-        ids = torch.full((len(captions), self.max_tokens), self.pad)
-        lengths = torch.zeros(len(captions), dtype=torch.long)
-        for row, caption in enumerate(captions):
-            kept = torch.tensor([start, *self.spell(" ".join(self._words(caption)))[: self.max_tokens - 2], end])
+        ids = torch.full((len(rows), self.max_tokens), self.pad)
+        lengths = torch.zeros(len(rows), dtype=torch.long)
+        for row, pieces in enumerate(rows):
+            kept = torch.tensor([start, *pieces, end])
             ids[row, : len(kept)] = kept
             lengths[row] = len(kept)
         return ids, torch.arange(self.max_tokens) < lengths[:, None]

@@ -1,9 +1,9 @@
 """A guess of the clean latent from the text alone: what the denoiser says at pure noise, by a network made for it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ldm.core.optim import OptimSpec
 from ldm.nets.cond import Cond
+from ldm.nets.prompt import Prompt, joined
 from ldm.nets.text import TextEncoder
 
 READING = "up to the first comma, no leading article; the rest"  # of a caption; part of the key of cached states
@@ -106,35 +107,78 @@ class LatentGuess(nn.Module):
         return replace(cond, channels=guess, phrases=None)
 
 
-def with_phrases(text: TextEncoder, captions: Sequence[str], unread: Sequence[str] = ()) -> Cond:
+Caption = TypeVar("Caption", str, Prompt)
+
+
+def phrase_spans(caption: str) -> tuple[slice, slice]:
+    """Where the subject of a caption stands, up to the first comma and without an article, and where its manner."""
+    subject, comma, manner = caption.partition(SEPARATOR)
+    start = len(subject) - len(ARTICLE.sub("", subject.lstrip()))
+    begin = len(subject) + len(comma)
+    return (
+        slice(start, start + len(subject[start:].rstrip())),
+        slice(begin + len(manner) - len(manner.lstrip()), begin + len(manner.rstrip())),
+    )
+
+
+def with_phrases(
+    text: TextEncoder,
+    captions: Sequence[Caption],
+    unread: Sequence[str] = (),
+    read: Callable[[Sequence[Caption]], Cond] | None = None,
+) -> Cond:
     """The conditions of `captions`, with the pooled states of their two phrases (b, 2, p), without the words `unread`.
 
     A leading article is no part of what is shown: "a fox" and "fox" are one subject to the guess. The tokens keep it.
+
+    Args:
+        text: the encoder.
+        captions: strings, or weighted prompts with a function to read them.
+        read: captions to conditions; None: `text` itself.
 
     Raises:
         ValueError: the encoder gives no pooled state.
     """
     if not text.pooled_width:
         raise ValueError("guess: it reads pooled texts, and this text encoder gives none")
-    pooled = [text(phrases).pooled for phrases in subject_and_manner(captions, unread)]
-    return replace(text(list(captions)), phrases=torch.stack([p for p in pooled if p is not None], dim=1))
+    read = cast(Callable[[Sequence[Caption]], Cond], text) if read is None else read
+    pooled = [read(phrases).pooled for phrases in subject_and_manner(captions, unread)]
+    return replace(read(list(captions)), phrases=torch.stack([p for p in pooled if p is not None], dim=1))
 
 
-def subject_and_manner(captions: Sequence[str], unread: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+def subject_and_manner(captions: Sequence[Caption], unread: Sequence[str] = ()) -> tuple[list[Caption], list[Caption]]:
     """What captions show, without a leading article, and how: the parts before and after the first comma."""
-    parts = [_without(caption, unread).partition(SEPARATOR) for caption in captions]
-    return [ARTICLE.sub("", subject.strip()) for subject, _, _ in parts], [manner.strip() for _, _, manner in parts]
+    captions = [_without(caption, unread) for caption in captions]
+    spans = [phrase_spans(str(caption)) for caption in captions]
+    subjects = [caption[span] for caption, (span, _) in zip(captions, spans, strict=True)]
+    return subjects, [caption[span] for caption, (_, span) in zip(captions, spans, strict=True)]
 
 
-def _without(caption: str, unread: Sequence[str]) -> str:
+def _without(caption: Caption, unread: Sequence[str]) -> Caption:
     """A caption without some words, and without the commas that stood around nothing but them."""
+    if not unread:
+        return caption
+    if isinstance(caption, Prompt):
+        return _prompt_without(caption, unread)
+    text = str(caption)
     for word in unread:
-        caption = caption.replace(word, " ")
-    return (
-        ", ".join(part for part in (" ".join(p.split()) for p in caption.split(SEPARATOR)) if part)
-        if unread
-        else caption
-    )
+        text = text.replace(word, " ")
+    return ", ".join(part for part in (" ".join(p.split()) for p in text.split(SEPARATOR)) if part)
+
+
+def _prompt_without(prompt: Prompt, unread: Sequence[str]) -> Prompt:
+    kept = []
+    for text, weight in prompt.parts:
+        for word in unread:
+            text = text.replace(word, " ")
+        kept.append((text, weight))
+    left, begin = joined(kept), 0
+    parts: list[tuple[str, float]] = []
+    for phrase in str(left).split(SEPARATOR):
+        if phrase.strip():
+            parts += [(", ", 1.0)] * bool(parts) + [*left[slice(begin, begin + len(phrase))].parts]
+        begin += len(phrase) + len(SEPARATOR)
+    return joined(parts)
 
 
 def noisy(cond: Cond, level: Float[Tensor, " b"], z: Float[Tensor, "b c h w"]) -> Cond:

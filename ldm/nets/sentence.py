@@ -128,6 +128,8 @@ class SentenceEncoder(nn.Module):
     """
 
     trainable: bool = False  # but for new words
+    restores: Literal["mean", "size"] = "size"
+    pools: Literal["mean", "first"] = "mean"
 
     def __init__(self, spec: SentenceSpec, root: Path = Path()):
         """Read the folder.
@@ -176,11 +178,14 @@ class SentenceEncoder(nn.Module):
             ValueError: one string instead of a list, or a text that is not Unicode.
         """
         require_captions(captions)
-        ids = torch.full((len(captions), self.max_tokens), self.marks[PAD])
-        lengths = torch.zeros(len(captions), dtype=torch.long)
-        for row, caption in enumerate(captions):
-            pieces = self.spell(caption)
-            kept = torch.tensor([self.marks[START], *pieces[: self.max_tokens - 2], self.marks[END]])
+        return self.framed([self.spell(caption)[: self.max_tokens - 2] for caption in captions])
+
+    def framed(self, rows: Sequence[Sequence[int]]) -> tuple[Ids, WordMask]:
+        """Ids of at most `max_tokens` - 2 pieces, with end marks and padding, and which of them are not padding."""
+        ids = torch.full((len(rows), self.max_tokens), self.marks[PAD])
+        lengths = torch.zeros(len(rows), dtype=torch.long)
+        for row, pieces in enumerate(rows):
+            kept = torch.tensor([self.marks[START], *pieces, self.marks[END]])
             ids[row, : len(kept)] = kept
             lengths[row] = len(kept)
         return ids, torch.arange(self.max_tokens) < lengths[:, None]

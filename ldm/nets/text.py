@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -26,6 +26,8 @@ class TextEncoder(Protocol):
         max_tokens: tokens per caption, always the same, so that shapes never change.
         trainable: whether it has weights that are to be trained with the network's; else all are frozen.
         words: what it learned after its vocabulary.
+        restores: what of the states stays when words are weighted: their "mean", or their "size".
+        pools: the pooled state is the "mean" over words, or that of the "first" chunk of a long text.
     """
 
     width: int
@@ -33,6 +35,8 @@ class TextEncoder(Protocol):
     max_tokens: int
     trainable: bool
     words: NewWords
+    restores: Literal["mean", "size"]
+    pools: Literal["mean", "first"]
 
     def __call__(self, captions: Sequence[str]) -> Cond:
         """Conditions of a list of captions, on the device of the weights."""
@@ -44,6 +48,10 @@ class TextEncoder(Protocol):
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Ids, WordMask]:
         """Token ids (b, max_tokens) and which of them are not padding; what does not fit is left out."""
+        ...
+
+    def framed(self, rows: Sequence[Sequence[int]]) -> tuple[Ids, WordMask]:
+        """Ids of at most `max_tokens` - 2 tokens with end marks and padding, as `tokenize` gives them."""
         ...
 
     def cut(self, caption: str) -> str:

@@ -88,12 +88,15 @@ class Letters:
 
     width = pooled_width = 2
     max_tokens, trainable = 1, False
+    restores, pools = "size", "mean"
 
     def encode(self, ids, mask): ...
 
     def tokenize(self, captions): ...
 
     def cut(self, caption): ...
+
+    def framed(self, rows): ...
 
     def __call__(self, captions):
         pooled = torch.tensor([[float(len(c)), float(ord(c[0])) if c else 0.0] for c in captions])

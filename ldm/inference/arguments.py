@@ -1,0 +1,24 @@
+"""The options that draw from a picture or between two prompts; nothing heavy is imported to say what they are."""
+
+import argparse
+from pathlib import Path
+
+
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `ldm.inference.sources`, and of drawing a picture again."""
+    p = parser.add_argument_group("from a picture (docs/pictures.md)")
+    p.add_argument("--image", type=Path, metavar="FILE", help="start from this picture")
+    p.add_argument("--strength", type=float, help="0 keeps the picture, 1 nothing of it; 0.6, or 1 with a mask")
+    p.add_argument("--mask", type=Path, metavar="FILE", help="draw where it is white, keep the rest to the pixel")
+    p.add_argument("--extend", metavar="L,T,R,B", help="pixels to draw beyond the left, top, right and bottom edge")
+    p.add_argument("--feather", type=int, help="pixels over which what is drawn fades in; 4")
+    p.add_argument("--resample", type=int, help="walk each step so often, to agree with what is kept; 1")
+    p.add_argument("--vary", type=float, metavar="S", help="draw the picture again with this share of its noise new")
+    p.add_argument("--from-picture", type=Path, metavar="PNG", help="draw a picture of this program again")
+    p = parser.add_argument_group("between two pictures")
+    p.add_argument("--to-prompt", help="the prompt at the other end")
+    p.add_argument("--to-seed", type=int, help="the seed at the other end")
+    p.add_argument("--frames", type=int, help="pictures on the way there, both ends among them; 5")
+    p.add_argument("--variation-seed", type=int, help="mix the noise of this seed (picture i: + i) into --seed's")
+    p.add_argument("--variation-strength", type=float, help="share of it, 0 to 1; 0.1")
+    parser.set_defaults(only=None, expected=None)  # of a picture that is drawn again

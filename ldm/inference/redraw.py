@@ -1,0 +1,101 @@
+"""Draw a picture of this program again, bit for bit, from what it remembers."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image as PilImage
+
+from ldm.build import Model
+from ldm.inference.pipeline import Request
+from ldm.inference.recipe import FILES, facts
+
+PATHS = ("image", "mask", "weak", "classifier", "upscale", "embedding")  # options that are paths
+ROUNDING = ("ldm", "torch", "device", "threads")  # other ones may give other last bits
+
+
+def remembered(path: Path, models: Path) -> dict[str, Any]:
+    """The options that draw the picture in `path` again, to be the defaults of the command line.
+
+    Args:
+        path: a PNG of this program.
+        models: folder in which its model is looked for by name.
+
+    Raises:
+        ValueError: no such file, no PNG of this program, or one from before pictures remembered all of it.
+    """
+    recipe = _recipe(path)
+    options, known = recipe["command"], recipe["facts"]
+    options = {name: _paths(value) if name in PATHS else value for name, value in options.items()}
+    for name in ("image", "mask"):
+        if options.get(name) and not options[name].is_file():
+            options[name] = path.parent / options[name].name  # it may have moved with the picture
+    folder = models / known["model name"]
+    expected = {**known, "seed": options["seed"], "count": options["count"], "picture": str(path)}
+    if known["model name"] and folder.is_dir():
+        options["model"] = folder
+    return options | {"only": recipe["index"], "expected": expected}
+
+
+def adjust(options: argparse.Namespace) -> None:
+    """Where another seed or count was asked for than the picture has, draw all pictures that are asked for."""
+    expected = options.expected
+    if options.seed != expected["seed"] or options.count != expected["count"]:
+        options.only = None
+        options.count = 1 if options.count == expected["count"] else options.count
+    if options.upscale is not None:
+        options.only = None  # tiles of all pictures are enlarged together
+    if "threads" in expected and options.device in ("auto", "cpu"):
+        torch.set_num_threads(expected["threads"])
+
+
+def check(options: argparse.Namespace, model: Model, request: Request) -> None:
+    """Compare what there is with what the picture was drawn with; differences of rounding alone are only told.
+
+    Raises:
+        ValueError: another model, or other pictures, networks or tables than it was drawn with.
+    """
+    known, found = options.expected, facts(model, request, options)
+    if found["model"] != known["model"]:
+        names = [f"'{each['model name']}' ({each['model'][:10]})" for each in (known, found)]
+        message = f"{known['picture']}: drawn by the model {names[0]}, and this is {names[1]}"
+        if options.model_given:
+            sys.stderr.write(f"warning: {message}; the picture will be another\n")
+        else:
+            raise ValueError(f"{message}; give the folder of the first with --model")
+    for name in (*FILES, "classifier", "weak", "tables"):
+        if found.get(name) != known.get(name) and not (name == "tables" and options.model_given):
+            raise ValueError(f"{known['picture']}: its {name} was another than there is now (other content)")
+    other = [f"{name} {known[name]}, now {found.get(name)}" for name in ROUNDING if known.get(name) != found.get(name)]
+    if other:
+        sys.stderr.write(f"warning: last bits may differ: it was drawn with {'; '.join(other)}\n")
+
+
+def _paths(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_paths(each) for each in value]
+    return Path(value) if value else value
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    try:
+        with PilImage.open(path) as opened:
+            opened.load()
+            text = getattr(opened, "text", {}).get("ldm")
+    except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
+        raise ValueError(f"--from-picture: {path} cannot be read: {error}") from error
+    if text is None:
+        raise ValueError(f"--from-picture: {path} does not say how it was drawn; give a PNG of this program")
+    try:
+        recipe = json.loads(text)
+        whole = {"command", "facts", "index"} <= recipe.keys() and {"seed", "count"} <= recipe["command"].keys()
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"--from-picture: {path}: its recipe is damaged ({error})") from error
+    if not whole:
+        raise ValueError(
+            f"--from-picture: {path} is of an older version, which did not keep all that decides a picture"
+        )
+    return recipe

@@ -1,0 +1,147 @@
+"""Drawing from pictures on the command line, and drawing what was drawn again from what it remembers."""
+
+import json
+
+import numpy as np
+import pytest
+import stages
+from PIL import Image
+
+SQUARE = ["--prompt", "a red circle", "--image"]
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+@pytest.fixture
+def picture(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "picture.png")
+    return tmp_path / "picture.png"
+
+
+@pytest.fixture
+def mask(tmp_path):
+    drawn = np.zeros((32, 32), dtype=np.uint8)
+    drawn[8:20, 10:32] = 255
+    Image.fromarray(drawn).save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--negative", "blue, (green)", "--sampler", "ddim", "--option", "eta=0.7", "--scale", "2.5", "--width", "48"],
+        ["--guidance", "rule=apg", "--guidance", "lo=-4", "--count", "3", "--batch", "2"],
+        ["--image", "PICTURE", "--strength", "0.5"],
+        ["--image", "PICTURE", "--mask", "MASK", "--feather", "2", "--resample", "2", "--sampler", "ancestral"],
+        ["--image", "PICTURE", "--extend", "8,0,3,5"],
+        ["--image", "PICTURE", "--vary", "0.3"],
+        ["--to-prompt", "a blue square", "--to-seed", "9", "--frames", "3"],
+        ["--variation-seed", "4", "--variation-strength", "0.2", "--count", "2"],
+    ],
+)
+def test_every_picture_is_drawn_again_to_the_byte(txt2img, picture, mask, tmp_path, options):
+    files = {"PICTURE": picture, "MASK": mask}
+    code, lines, drawn = txt2img("--seed", "5", *(files.get(word, word) for word in options))
+    assert code == 0, lines
+    last = drawn[-1]
+    code, lines, again = txt2img("--from-picture", last, out=tmp_path / "again")
+    assert code == 0 and len(lines) == 1, lines
+    assert [path.name for path in again] == [last.name] and again[0].read_bytes() == last.read_bytes()
+
+
+def test_options_beside_it_change_what_they_say(txt2img, tmp_path):
+    _, _, (first,) = txt2img("--seed", "5", "--sampler", "ddim", "--scale", "2")
+    code, _, (other,) = txt2img("--from-picture", first, "--seed", "6", out=tmp_path / "other")
+    _, _, (wanted,) = txt2img("--seed", "6", "--sampler", "ddim", "--scale", "2", out=tmp_path / "wanted")
+    assert code == 0 and other.read_bytes() == wanted.read_bytes()
+
+
+def test_another_source_is_refused(txt2img, picture, tmp_path):
+    _, _, (first,) = txt2img("--image", picture, "--strength", "0.5")
+    Image.new("RGB", (32, 32)).save(picture)
+    again = txt2img("--from-picture", first, out=tmp_path / "again")
+    stages.assert_refused(again, str(first), "image was another")
+
+
+def test_web_interfaces_read_how_it_was_drawn(txt2img):
+    _, _, (path,) = txt2img("--prompt", "apple, red", "--negative", "blue", "--seed", "3", "--sampler", "ddim")
+    lines = Image.open(path).text["parameters"].splitlines()
+    recipe = json.loads(Image.open(path).text["ldm"])
+    assert lines[:2] == ["apple, red", "Negative prompt: blue"]
+    wanted = "Steps: 2, Sampler: DDIM, Schedule type: trailing, CFG scale: {:g}, Seed: 3, Size: 32x32, Model hash: {}, "
+    assert lines[2].startswith(wanted.format(recipe["scale"], recipe["model"][:10])) and ", Version: ldm " in lines[2]
+
+
+def not_ours(path):
+    Image.new("RGB", (8, 8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (not_ours, "does not say how it was drawn"),
+        (lambda path: path.write_text("no picture"), "cannot be read"),
+        (lambda path: None, "cannot be read"),
+    ],
+)
+def test_other_files_are_refused(txt2img, tmp_path, make, words):
+    make(tmp_path / "other.png")
+    stages.assert_refused(txt2img("--from-picture", tmp_path / "other.png"), "other.png", words)
+
+
+def test_what_is_kept_is_kept_to_the_pixel(txt2img, picture, mask):
+    _, _, (path,) = txt2img(*SQUARE, picture, "--mask", mask)
+    kept = pixels(mask) == 0
+    assert (pixels(path)[kept] == pixels(picture)[kept]).all()
+    assert (pixels(path)[~kept] != pixels(picture)[~kept]).any(axis=-1).mean() > 0.9
+
+
+@pytest.mark.parametrize("size", [(37, 50), (31, 90)])
+def test_a_kept_picture_of_any_size_stays_as_large(txt2img, tmp_path, size):
+    noise = np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "odd.png")
+    code, lines, (path,) = txt2img(*SQUARE, tmp_path / "odd.png", "--extend", "0,0,5,2")
+    drawn = pixels(path)
+    assert drawn.shape == (size[1] + 2, size[0] + 5, 3) and (drawn[:-2, :-5] == noise).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--strength", "0.5"], ["--strength", "give --image"]),
+        (["--image", "PICTURE", "--strength", "1.5"], ["strength", "1.5"]),
+        (["--image", "PICTURE", "--strength", "0.5", "--steps", "1"], ["strength", "2 steps"]),
+        (["--image", "PICTURE", "--feather", "3"], ["--feather", "--mask"]),
+        (["--image", "PICTURE", "--vary", "0.5", "--strength", "0.5"], ["--vary"]),
+        (["--image", "PICTURE", "--extend", "1,2,3"], ["--extend", "1,2,3", "LEFT,TOP,RIGHT,BOTTOM"]),
+        (["--image", "PICTURE", "--extend=-1,0,0,0"], ["--extend", "-1,0,0,0"]),
+        (["--image", "PICTURE", "--width", "33"], ["width", "33", "multiple of 8"]),
+        (["--image", "PICTURE", "--mask", "BIG"], ["big.png", "64x64", "32x32"]),
+        (["--image", "PICTURE", "--mask", "BLACK"], ["mask", "nothing to draw"]),
+        (["--image", "PICTURE", "--mask", "CLEAR"], ["clear.png", "transparent"]),
+        (["--image", "PICTURE", "--mask", "TEXT"], ["text.png", "cannot be read"]),
+        (["--image", "TEXT"], ["text.png", "cannot be read"]),
+        (["--image", "EMPTY"], ["empty.png", "cannot be read"]),
+        (["--image", "HUGE", "--extend", "1,0,0,0"], ["huge.png", "3001x3000", "--width"]),
+        (["--frames", "3"], ["--frames", "--to-prompt"]),
+        (["--to-prompt", "a", "--frames", "1"], ["--frames", "at least 2"]),
+        (["--to-seed", "-1"], ["--to-seed"]),
+        (["--variation-strength", "0.5"], ["--variation-seed"]),
+        (["--variation-seed", "1", "--variation-strength", "2"], ["share"]),
+    ],
+)
+def test_impossible_picture_options(txt2img, picture, tmp_path, options, words):
+    Image.new("L", (64, 64), 255).save(tmp_path / "big.png")
+    Image.new("L", (32, 32)).save(tmp_path / "black.png")
+    Image.new("RGBA", (32, 32)).save(tmp_path / "clear.png")
+    Image.new("1", (3000, 3000)).save(tmp_path / "huge.png")
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.png").touch()
+    known = {
+        name.upper(): tmp_path / f"{name}.png" for name in ("picture", "big", "black", "clear", "huge", "text", "empty")
+    }
+    stages.assert_refused(txt2img(*(known.get(word, word) for word in options)), *words)
