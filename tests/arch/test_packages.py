@@ -12,7 +12,13 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
-NAMED_BY_CONDA = ("data", "eval", "finetune", "parquet", "cuda")  # the extras of a user with a GPU; `test` is for developers
+NAMED_BY_CONDA = (
+    "data",
+    "eval",
+    "finetune",
+    "parquet",
+    "cuda",
+)  # the extras of a user with a GPU; `test` is for developers
 
 
 def by_name(lines: list[str]) -> dict[str, Requirement]:
