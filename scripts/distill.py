@@ -20,9 +20,11 @@ def main() -> None:
     from ldm.training.distill import DistillConfig
 
     config = load(arguments.config, DistillConfig, arguments.set)
+    from ldm.core.lock import claimed
     from ldm.training.distill_fit import distill
 
-    print(distill(config, Path(arguments.out)))
+    with claimed(Path(arguments.out)):
+        print(distill(config, Path(arguments.out)))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,13 @@ def main() -> None:
     from autoencoder.config import AutoencoderConfig
     from ldm.core.config_io import load
     from ldm.core.distributed import world
+    from ldm.core.lock import claimed
 
     config = load(arguments.config, AutoencoderConfig, arguments.set)
     from autoencoder.fit import fit
 
-    finished = fit(config, Path(arguments.out), arguments.init)
+    with claimed(Path(arguments.out)):
+        finished = fit(config, Path(arguments.out), arguments.init)
     if world().first:
         print(finished)
 

@@ -17,9 +17,12 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from ldm.core.config_io import load
+    from ldm.core.lock import claimed
     from ldm.training.classifier import ClassifierConfig, fit
 
-    print(fit(load(arguments.config, ClassifierConfig, arguments.set), Path(arguments.out)))
+    config = load(arguments.config, ClassifierConfig, arguments.set)
+    with claimed(Path(arguments.out)):
+        print(fit(config, Path(arguments.out)))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,13 @@ def main() -> None:
     from ldm.config import RunConfig
     from ldm.core.config_io import load
     from ldm.core.distributed import world
+    from ldm.core.lock import claimed
 
     config = load(arguments.config, RunConfig, arguments.set)
     from ldm.training.fit import fit
 
-    finished = fit(config, Path(arguments.out), arguments.init)
+    with claimed(Path(arguments.out)):
+        finished = fit(config, Path(arguments.out), arguments.init)
     if world().first:
         print(finished)
 

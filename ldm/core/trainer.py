@@ -215,7 +215,7 @@ def make_trainer(
     save_every: int = 200,
     spec: TrainerSpec | None = None,
     partial: bool = False,
-    keep: int = 1,
+    keep: int = 2,
     callbacks: Sequence[Callback] = (),
     wandb: bool = False,
 ) -> Any:

@@ -10,6 +10,7 @@ from autoencoder.fit import fit
 from ldm.build import AUTOENCODER, LDM, load_model
 from ldm.core.bundle import load_bundle
 from ldm.core.config_io import from_dict, load
+from ldm.core.lock import claimed
 
 MODEL = "model"
 
@@ -35,7 +36,8 @@ def finetune_autoencoder(model: Path, data: str, recipe: Path, overrides: Sequen
     shape = from_dict(AutoencoderConfig, load_bundle(home).config).model
     config = load(recipe, AutoencoderConfig, overrides, {"data.train": data})
     known = replace(config.data, size=start.config.data.size, val=config.data.val or (data,))
-    bundle = fit(replace(config, model=shape, data=known), out, home)
+    with claimed(out):
+        bundle = fit(replace(config, model=shape, data=known), out, home)
     if config.learn != "decoder":
         return bundle
     (out / MODEL).mkdir(exist_ok=True)

@@ -18,7 +18,9 @@ TARGETS = {
     "transformer": r"to_q|to_k|to_v|to_out|linear_in|linear_out|proj_in|proj_out",
     "all": r"to_q|to_k|to_v|to_out|linear_in|linear_out|proj_in|proj_out|conv1|conv2|conv|emb|skip|linear1|linear2",
 }
-TOWER = r"attn|c_fc|c_proj"  # of a CLIP tower: the attention and the feed-forward layers
+# Of a CLIP tower the feed-forward layers. Its attention is one module of torch, whose weights peft changes and changes
+# back in every step: they would drift by rounding, and no checkpoint has what is frozen.
+TOWER = r"c_fc|c_proj"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def _adapt(module: nn.Module, spec: LoraSpec, names: str) -> None:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ValueError("learn: LoRA is trained by the package peft; pip install peft") from error
-    layers = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+    layers = (nn.Linear, nn.Conv2d)
     found = [
         n for n, m in module.named_modules() if isinstance(m, layers) and re.fullmatch(names, n.rpartition(".")[2])
     ]
@@ -101,8 +103,5 @@ def trained(state: Mapping[str, Tensor], alpha: float) -> dict[str, LowRank]:
     mark = f".lora_A.{ADAPTER}.weight"
     changes = {}
     for name in (key.removesuffix(mark) for key in state if key.endswith(mark)):
-        # of an attention module of torch, peft adapts the three input projections as one
-        weight = "in_proj_weight" if f"{name}.base_layer.in_proj_weight" in state else "weight"
-        down, up = state[name + mark], state[f"{name}.lora_B.{ADAPTER}.weight"]
-        changes[f"{name.replace('.base_layer', '')}.{weight}"] = LowRank(down, up, alpha)
+        changes[f"{name}.weight"] = LowRank(state[name + mark], state[f"{name}.lora_B.{ADAPTER}.weight"], alpha)
     return changes
