@@ -82,7 +82,7 @@ def _encode(net: Encoder, picture: Tensor) -> Tensor:
 
 
 def _kept(x: Tensor) -> Map:
-    return Map(lambda start, stop: x[:, :, start:stop], x[:, :, 0].numel(), *x.shape[-2:], whole=x)
+    return Map(lambda start, stop: x[:, :, start:stop], x[:, :, 0].numel(), x.shape[-2], x.shape[-1], whole=x)
 
 
 def _steps(stages: nn.ModuleList) -> Iterator[Callable[[Map], Map]]:
@@ -179,7 +179,8 @@ def _moments(x: Map) -> tuple[Tensor, Tensor]:
     One buffer serves all strips: many large tensors that come and go leave holes in a CPU's heap.
     """
     shift, buffer = torch.empty(0), torch.empty(0)
-    sums, squares = [], []
+    sums: list[Tensor] = []
+    squares: list[Tensor] = []
     for start, stop in x.strips():
         rows = x.rows(start, stop)
         if not sums:

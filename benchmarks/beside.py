@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ldm.core.packed import pack
 
+Net = TypeVar("Net", bound=nn.Module)
 LARGE = 2 * 9 * 640**2 * 2 * 64**2  # operations of `large_convolution`
 
 
@@ -69,12 +71,12 @@ def large_convolution(dtype: torch.dtype, device: torch.device) -> Callable[[], 
     It takes its turns beside the programs, so that other work on the machine slows it as it slows them.
     """
     layer = nn.Conv2d(640, 640, 3, padding=1, dtype=dtype, device=device).to(memory_format=torch.channels_last)
-    (layer,) = pack(nn.Sequential(layer.requires_grad_(False)))
+    net = pack(nn.Sequential(layer.requires_grad_(False)))
     x = torch.randn(2, 640, 64, 64, device=device).to(dtype, memory_format=torch.channels_last)
-    return lambda: layer(x)
+    return lambda: net(x)
 
 
-def randomised(net: nn.Module) -> nn.Module:
+def randomised(net: Net) -> Net:
     """Fill the weights in place so that activations keep about unit size; returns `net`, ready to run."""
     for parameter in net.parameters():
         parameter.data.normal_(0, max(1, parameter[0].numel()) ** -0.5 if parameter.ndim > 1 else 0.1)

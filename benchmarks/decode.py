@@ -11,6 +11,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,11 +40,11 @@ Decode = Callable[[torch.Tensor], torch.Tensor]
 def decoders(dtype: torch.dtype, wanted: list[str]) -> dict[str, Decode]:
     """The programs in `wanted`, all with the same weights."""
     torch.manual_seed(0)
-    ours = randomised(Autoencoder(AutoencoderSpec()).to(dtype, memory_format=torch.channels_last))
+    ours = randomised(Autoencoder(AutoencoderSpec()).to(dtype).to(memory_format=torch.channels_last))
     found: dict[str, Decode] = {}
     if {THEIRS, TILED} & set(wanted):
         import diffusers
-        from test_autoencoder_parity import copy_net
+        from test_autoencoder_parity import copy_net  # type: ignore[import-not-found]
 
         theirs = diffusers.AutoencoderKL(**F8).to(dtype).eval().requires_grad_(False)
         copy_net(ours, theirs)
@@ -91,14 +92,15 @@ def main() -> None:
     programs = decoders(dtype, names)
     with torch.inference_mode():
         pictures = {name: decode(z) for name, decode in programs.items()}
-        taken = in_turn({name: lambda d=decode: d(z) for name, decode in programs.items()}, options.rounds)
-    bytes_of = {name: memory(name, options) for name in (*names, TILED)}
+        taken = in_turn({name: partial(decode, z) for name, decode in programs.items()}, options.rounds)
     print(f"{options.dtype}, {options.side}x{options.side}, {torch.get_num_threads()} threads, {options.rounds} rounds")
     for name in names:
         print(
             f"{name}: median {taken.median(name):.2f} s, {taken.ratio(name, THEIRS):.2f} of diffusers; "
-            f"off by {off_by(pictures[name], pictures[THEIRS]):.1e} standard deviations"
+            f"off by {off_by(pictures[name], pictures[THEIRS]):.1e} standard deviations",
+            flush=True,
         )
+    bytes_of = {name: memory(name, options) for name in (*names, TILED)}
     for name, found in bytes_of.items():
         print(f"{name}: {found / 1e6:.0f} MB, {found / bytes_of[THEIRS]:.2f} of diffusers")
 

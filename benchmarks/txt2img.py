@@ -34,7 +34,7 @@ drawn.images[0].save(out + "/theirs.png")
 
 def write_model(folder: Path) -> None:
     """A model of Stable Diffusion 1's structure at a tenth of its width, as a diffusers folder."""
-    import small
+    import small  # type: ignore[import-not-found]
 
     from ldm.convert.diffusers import write_diffusers
 
@@ -62,7 +62,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         write_model(folder)
-        asked = ["--prompt", PROMPT, "--model", folder, "--out", name, "--steps", steps, "--scale", "7.5"]
+        asked: list[str | Path] = [
+            "--prompt",
+            PROMPT,
+            "--model",
+            folder,
+            "--out",
+            name,
+            "--steps",
+            steps,
+            "--scale",
+            "7.5",
+        ]
         asked += ["--sampler", "ddim", "--width", size, "--height", size, "--dtype", "bfloat16"]
         programs = {
             "ours": lambda: run_program(sys.executable, ROOT / "scripts" / "txt2img.py", *asked),

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parity")]
 
 import diffusers  # noqa: E402
-from test_unet_parity import copy_net  # noqa: E402
+from test_unet_parity import copy_net  # type: ignore[import-not-found]  # noqa: E402
 
 from benchmarks.beside import LARGE, flops, in_turn, large_convolution, off_by, randomised  # noqa: E402
 from ldm.core.packed import pack  # noqa: E402
@@ -27,7 +27,7 @@ WORDS = 77
 
 def both(dtype: torch.dtype) -> tuple[UNet, torch.nn.Module]:
     """Our network and theirs, of the shape of Stable Diffusion 1.5, with the same weights."""
-    ours = randomised(UNet(UNetSpec()).to(dtype, memory_format=torch.channels_last))
+    ours = randomised(UNet(UNetSpec()).to(dtype).to(memory_format=torch.channels_last))
     theirs = diffusers.UNet2DConditionModel(**SD15).to(dtype).eval().requires_grad_(False)
     copy_net(ours, theirs)
     return ours, theirs

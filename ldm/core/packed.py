@@ -8,7 +8,7 @@ Packed weights can neither be trained nor saved nor moved: pack a copy that is o
 """
 
 import platform
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -118,25 +118,29 @@ class PackedConv2d(nn.Module):
     def __init__(self, layer: nn.Conv2d):
         super().__init__()
         self.dtype = layer.weight.dtype
-        self.geometry = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *self.geometry)
+        self.padding, self.stride, self.dilation = list(layer.padding), list(layer.stride), list(layer.dilation)
+        self.groups = layer.groups
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *self._geometry())
         self.bias = None if layer.bias is None else layer.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution and the bias."""
         x = _narrowed(x, self.dtype)
         if x.dtype != self.dtype:
-            padding, stride, dilation, groups = self.geometry
-            return F.conv2d(x, *_dense(self.weight, self.bias, x.dtype), stride, padding, dilation, groups)
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, "none", [], "")
+            weight, bias = _dense(self.weight, self.bias, x.dtype)
+            return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self._geometry(), "none", [], "")
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """The result and a residual of its shape."""
         x = _narrowed(x, self.dtype)
         if x.dtype != self.dtype or residual.dtype != self.dtype:
             return residual + self(x)
-        how = (*self.geometry, "add", 1.0, None, [], None)
+        how: tuple[Any, ...] = (*self._geometry(), "add", 1.0, None, [], None)
         return torch.ops.mkldnn._convolution_pointwise(x, residual, self.weight, self.bias, *how)
+
+    def _geometry(self) -> tuple[Any, ...]:
+        return self.padding, self.stride, self.dilation, self.groups
 
 
 def _narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:

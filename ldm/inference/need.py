@@ -20,6 +20,7 @@ from ldm.nets.unet import UNet
 WORDS = 77  # tokens that cross-attention reads, or about as many
 LARGE_WEIGHTS, LARGE_PICTURES = 500_000_000, 2**20  # bytes, pixels: from these on it is worth a second to tell the need
 HEAP = 2  # what a CPU's heap and its kernels take for one byte of living tensors
+LATE = 150_000_000  # bytes of libraries and tables that come with the first step
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def estimate(model: Model, how: Placement, *, batch: int, height: int, width: in
     if how.device.type != "cpu":
         return Need(0, held, network, decoder)
     loaded = _bytes(model.denoise) + _bytes(model.codec) + weights["text"]
-    return Need(max(0, resident() - loaded), held, HEAP * network, HEAP * decoder)
+    return Need(LATE + max(0, resident() - loaded), held, HEAP * network, HEAP * decoder)
 
 
 def worth_telling(model: Model, *, batch: int, height: int, width: int) -> bool:
@@ -102,7 +103,7 @@ def advised() -> Iterator[None]:
 def _network(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
     spec = model.config.net
     with torch.device("meta"):
-        net = UNet(spec).to(how.dtype, memory_format=torch.channels_last)
+        net = UNet(spec).to(how.dtype).to(memory_format=torch.channels_last)
         x, ones = torch.empty(shape[0], spec.in_channels, *shape[2:], dtype=how.dtype), torch.empty(shape[0])
         cond = Cond(
             torch.empty(shape[0], WORDS, spec.context_dim, dtype=how.dtype),
@@ -120,7 +121,7 @@ def _decoder(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
     if not isinstance(spec, AutoencoderSpec):
         return 0
     with torch.device("meta"):
-        twin = Autoencoder(spec).to(how.dtype, memory_format=torch.channels_last)
+        twin = Autoencoder(spec).to(how.dtype).to(memory_format=torch.channels_last)
         z = torch.empty(shape, dtype=how.dtype)
         return held_at_most(lambda: decode_in_strips(twin, z) if how.tile else twin.decode(z))
 
