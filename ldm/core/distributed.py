@@ -154,6 +154,8 @@ def _started_with_others() -> bool:
     if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         from lightning.fabric.plugins.environments import SLURMEnvironment
 
+        each = int(os.environ["SLURM_NTASKS"]) // int(os.environ.get("SLURM_NNODES", "1"))
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(each))  # Lightning refuses --ntasks without it
         slurm = SLURMEnvironment()
         if not slurm.detect():  # an interactive shell within a job
             return False
@@ -161,7 +163,7 @@ def _started_with_others() -> bool:
             "RANK": str(slurm.global_rank()),
             "WORLD_SIZE": str(slurm.world_size()),
             "LOCAL_RANK": str(slurm.local_rank()),
-            "LOCAL_WORLD_SIZE": str(slurm.world_size() // int(os.environ.get("SLURM_NNODES", "1"))),
+            "LOCAL_WORLD_SIZE": str(each),
             "MASTER_ADDR": slurm.main_address,
             "MASTER_PORT": str(slurm.main_port),
         }
