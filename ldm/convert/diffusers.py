@@ -11,6 +11,7 @@ from ldm.convert import folder_configs as configs
 from ldm.convert.names import autoencoder_name, text_names, unet_name
 from ldm.convert.parts import Names, Parts, collect, shapes, spread
 from ldm.convert.recipe import Prediction, generation_of, recipe
+from ldm.convert.scheduler import process, scheduler_config
 from ldm.convert.tokenizer import padding, write_json, write_tokenizer
 from ldm.convert.unlike import SUPPORTED
 from ldm.convert.weights import read_weights
@@ -52,7 +53,7 @@ def read_diffusers(
     vae = _json(folder / "vae" / "config.json")
     codec_spec = configs.autoencoder_spec(vae, folder)
     text_spec = configs.text_spec(_json(folder / "text_encoder" / "config.json"), padding(folder / "tokenizer"), folder)
-    schedule, kind = configs.process(_json_or_empty(folder / "scheduler" / "scheduler_config.json"), folder, prediction)
+    schedule, kind = process(_json_or_empty(folder / "scheduler" / "scheduler_config.json"), folder, prediction)
     if kind is None:
         raise ValueError(f"--prediction: {folder} has no scheduler_config.json to say it; give eps or v")
     sample = _json(folder / "unet" / "config.json").get("sample_size") or 64
@@ -103,7 +104,7 @@ def write_diffusers(parts: Parts, folder: Path) -> None:
         "vae": configs.autoencoder_config(parts.autoencoder, config),
         "text_encoder": configs.text_config(config.text, parts.text),
     }
-    scheduler = configs.scheduler_config(config)
+    scheduler = scheduler_config(config)
     tensors = {
         "unet": spread(parts.net, {ours: (unet_name(ours),) for ours in parts.net}),
         "vae": _as_linear(spread(parts.codec, {ours: (autoencoder_name(ours),) for ours in parts.codec})),

@@ -1,28 +1,20 @@
 """The configuration files of a diffusers folder, to our specifications and back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from torch import Tensor
 
 from autoencoder.model import AutoencoderSpec
-from ldm.config import RunConfig, ScheduleSpec
-from ldm.convert.recipe import INPAINTING, TOWERS, Prediction, generation_of
+from ldm.config import RunConfig
+from ldm.convert.folder_checks import DIFFUSERS, Config, check_fixed, reading
+from ldm.convert.recipe import INPAINTING, TOWERS, generation_of
 from ldm.convert.recipe import text_spec as tower
-from ldm.core.bundle import BundleError
 from ldm.nets.clip import ClipSpec
 from ldm.nets.unet import UNetSpec
-from ldm.process.prediction import Kind
-from ldm.process.schedule import LinearBeta, ScaledLinearBeta, Tabulated
-from ldm.process.zero_terminal import ZeroTerminal
 
-Spec = TypeVar("Spec")
-Config = Mapping[str, Any]
-
-DIFFUSERS = "0.38.0"  # the oldest version that the written folders were made for
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionImg2ImgPipeline")
-KINDS: dict[str, Kind] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 ACTIVATIONS = {1: "quick_gelu", 2: "gelu"}
 
 # What both generations leave at these values, so that no specification of ours has it.
@@ -58,7 +50,6 @@ VAE_FIXED: dict[str, Any] = {
     "use_post_quant_conv": True,
     "use_quant_conv": True,
 }
-SCHEDULER_FIXED: dict[str, Any] = {"use_flow_sigmas": False}
 
 
 def unet_spec(config: Config, where: Path) -> UNetSpec:
@@ -67,8 +58,8 @@ def unet_spec(config: Config, where: Path) -> UNetSpec:
     Raises:
         BundleError: it is not one of Stable Diffusion 1 or 2.
     """
-    _check_fixed(config, UNET_FIXED, where / "unet")
-    return _reading(lambda: _unet_spec(config), where / "unet" / "config.json")
+    check_fixed(config, UNET_FIXED, where / "unet")
+    return reading(lambda: _unet_spec(config), where / "unet" / "config.json")
 
 
 def _unet_spec(config: Config) -> UNetSpec:
@@ -146,8 +137,8 @@ def autoencoder_spec(config: Config, where: Path) -> AutoencoderSpec:
     Raises:
         BundleError: it is not a KL autoencoder of Stable Diffusion's kind.
     """
-    _check_fixed(config, VAE_FIXED, where / "vae")
-    return _reading(lambda: _autoencoder_spec(config), where / "vae" / "config.json")
+    check_fixed(config, VAE_FIXED, where / "vae")
+    return reading(lambda: _autoencoder_spec(config), where / "vae" / "config.json")
 
 
 def _autoencoder_spec(config: Config) -> AutoencoderSpec:
@@ -202,7 +193,7 @@ def text_spec(config: Config, pad: Literal["zero", "eot"] | None, where: Path) -
     Raises:
         BundleError: it is not a text tower of Stable Diffusion 1 or 2.
     """
-    return _reading(lambda: _text_spec(config, pad), where / "text_encoder" / "config.json")
+    return reading(lambda: _text_spec(config, pad), where / "text_encoder" / "config.json")
 
 
 def _text_spec(config: Config, pad: Literal["zero", "eot"] | None) -> ClipSpec:
@@ -239,69 +230,6 @@ def text_config(spec: ClipSpec, text: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def process(config: Config, where: Path, asked: Prediction | None) -> tuple[ScheduleSpec, Kind | None]:
-    """Schedule and prediction of `scheduler/scheduler_config.json`, which may be empty: then the prediction is `asked`.
-
-    Raises:
-        BundleError: a schedule that is not known here.
-    """
-    _check_fixed(config, SCHEDULER_FIXED, where / "scheduler")
-    kind = KINDS.get(config.get("prediction_type", "epsilon")) if config else None
-    schedule = _reading(lambda: _schedule(config), where / "scheduler" / "scheduler_config.json")
-    return schedule, asked or kind
-
-
-def _schedule(config: Config) -> ScheduleSpec:
-    rule = config.get("beta_schedule", "scaled_linear" if not config else "linear")
-    steps = int(config.get("num_train_timesteps", 1000))
-    ends = {"steps": steps, "beta_first": config.get("beta_start", 1e-4), "beta_last": config.get("beta_end", 0.02)}
-    if not config:
-        return ScaledLinearBeta()
-    base: ScaledLinearBeta | LinearBeta | Tabulated
-    if config.get("trained_betas"):
-        base = Tabulated(betas=tuple(config["trained_betas"]))
-    elif rule == "scaled_linear":
-        base = ScaledLinearBeta(**ends)
-    elif rule == "linear":
-        base = LinearBeta(**ends)
-    else:
-        raise ValueError(f"beta_schedule is {rule!r}; scaled_linear and linear can be read")
-    return ZeroTerminal(base=base) if config.get("rescale_betas_zero_snr") else base
-
-
-def scheduler_config(config: RunConfig) -> dict[str, Any]:
-    """`scheduler/scheduler_config.json`: DDIM as Stable Diffusion uses it.
-
-    Raises:
-        ValueError: a schedule or a prediction that diffusers' DDIM does not have.
-    """
-    schedule, zero = config.schedule, isinstance(config.schedule, ZeroTerminal)
-    base = schedule.base if isinstance(schedule, ZeroTerminal) else schedule
-    names = {kind: name for name, kind in KINDS.items()}
-    if config.prediction.kind not in names:
-        raise ValueError(f"prediction.kind: '{config.prediction.kind}' is not known to diffusers' DDIM")
-    if not isinstance(base, ScaledLinearBeta | LinearBeta | Tabulated):
-        raise ValueError(f"schedule: '{base.kind}' is no table of betas, as diffusers' DDIM needs it")
-    betas: dict[str, Any] = {"trained_betas": None}
-    if isinstance(base, Tabulated):
-        betas |= {"trained_betas": list(base.betas)}
-    else:
-        rule = "scaled_linear" if isinstance(base, ScaledLinearBeta) else "linear"
-        betas |= {"beta_schedule": rule, "beta_start": base.beta_first, "beta_end": base.beta_last}
-    return {
-        "_class_name": "DDIMScheduler",
-        "_diffusers_version": DIFFUSERS,
-        "num_train_timesteps": base.steps,
-        **betas,
-        "clip_sample": False,
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-        "timestep_spacing": "trailing" if zero else "leading",
-        "prediction_type": names[config.prediction.kind],
-        "rescale_betas_zero_snr": zero,
-    }
-
-
 def index(config: RunConfig) -> dict[str, Any]:
     """`model_index.json`."""
     return {
@@ -316,24 +244,3 @@ def index(config: RunConfig) -> dict[str, Any]:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-
-
-def _check_fixed(config: Config, fixed: Config, where: Path) -> None:
-    for key, value in fixed.items():
-        given = config.get(key, value)
-        if isinstance(given, list) and len(set(map(str, given))) == 1:
-            given = given[0]
-        if given != value:
-            raise BundleError(
-                f"{where / 'config.json'}: {key} is {given!r}, where Stable Diffusion 1 and 2 have {value!r}; this is "
-                "another model"
-            )
-
-
-def _reading(read: Callable[[], Spec], where: Path) -> Spec:
-    try:
-        return read()
-    except KeyError as error:
-        raise BundleError(f"{where}: key {error} is missing") from error
-    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise BundleError(f"{where}: {error}") from error
