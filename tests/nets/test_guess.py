@@ -9,7 +9,8 @@ from ldm.config import RunConfig
 from ldm.core.config_io import from_dict, to_dict
 from ldm.core.optim import OptimSpec
 from ldm.nets.cond import Cond
-from ldm.nets.guess import GuessSpec, LatentGuess, noisy, with_phrases
+from ldm.nets.guess import GuessSpec, LatentGuess, noisy, subject_and_manner, with_phrases
+from ldm.nets.prompt import parse
 from ldm.nets.unet import UNetSpec
 from ldm.training.guess import error, train_guess
 
@@ -88,7 +89,7 @@ class Letters:
 
     width = pooled_width = 2
     max_tokens, trainable = 1, False
-    restores, pools = "size", "mean"
+    restores, pools, words = "size", "mean", None
 
     def encode(self, ids, mask): ...
 
@@ -97,6 +98,14 @@ class Letters:
     def cut(self, caption): ...
 
     def framed(self, rows): ...
+
+    def spell(self, text): ...
+
+    def table(self): ...
+
+    def teach(self, word, vectors): ...
+
+    def knows(self, word): ...
 
     def __call__(self, captions):
         pooled = torch.tensor([[float(len(c)), float(ord(c[0])) if c else 0.0] for c in captions])
@@ -119,3 +128,15 @@ def test_a_caption_is_read_as_what_is_shown_and_how():
     nothing.pooled_width = 0
     with pytest.raises(ValueError, match="guess: it reads pooled texts, and this text encoder gives none"):
         with_phrases(nothing, ["a dog"])
+
+
+@pytest.mark.parametrize("text", ["<x>, a fox, flat", "fox in <x>, <y>,flat", "a (fox:1.5), (<x>), [flat]", "<x>", ""])
+def test_weighted_prompts_and_texts_have_the_same_phrases(text):
+    """Words that the guess passes over are left out of both."""
+    plain = subject_and_manner([str(parse(text))], ("<x>", "<y>"))
+    weighted = subject_and_manner([parse(text)], ("<x>", "<y>"))
+    assert [str(phrase).split() for (phrase,) in weighted] == [phrase.split() for (phrase,) in plain]
+    for (phrase,) in weighted:
+        assert all(
+            any(word in part and weight == its for part, its in parse(text).parts) for word, weight in phrase.words()
+        )
