@@ -118,7 +118,8 @@ class PackedConv2d(nn.Module):
     def __init__(self, layer: nn.Conv2d):
         super().__init__()
         self.dtype = layer.weight.dtype
-        self.padding, self.stride, self.dilation = list(layer.padding), list(layer.stride), list(layer.dilation)
+        self.padding: list[Any] = list(layer.padding)
+        self.stride, self.dilation = list(layer.stride), list(layer.dilation)
         self.groups = layer.groups
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *self._geometry())
         self.bias = None if layer.bias is None else layer.bias.detach()
