@@ -74,7 +74,7 @@ def _adapt(module: nn.Module, spec: LoraSpec, names: str) -> None:
     found = [
         n for n, m in module.named_modules() if isinstance(m, layers) and re.fullmatch(names, n.rpartition(".")[2])
     ]
-    config = LoraConfig(r=spec.rank, lora_alpha=spec.scaled_by, target_modules=found)  # type: ignore[arg-type]
+    config = LoraConfig(r=spec.rank, lora_alpha=spec.scaled_by, target_modules=found)
     inject_adapter_in_model(config, module)
 
 

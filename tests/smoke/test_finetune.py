@@ -52,17 +52,13 @@ def pixels(drawn) -> list:
 
 @pytest.mark.slow
 def test_a_lora_changes_what_its_word_names_and_can_be_merged(finetune, txt2img, model_folder, tmp_path):
-    prior = ("prior.pictures=4", "prior.steps=1", "optim.steps=8", 'prompts=["a red circle, {token}", "a red circle"]')
+    prior = ("prior.pictures=4", "prior.steps=1", 'prompts=["a red circle, {token}", "a red circle"]')
     code, err, out = finetune("--token", "scribble", changes=prior)
     assert code == 0, err
     assert Path(out[-1]).name == "lora.safetensors" and out[0].startswith("first step done ")
     run = tmp_path / "run"
-    assert [path.name for path in sorted((run / "samples").iterdir())] == [
-        "00000000.png",
-        "00000004.png",
-        "00000008.png",
-    ]
-    assert Image.open(run / "samples.png").size[1] > 3 * 32  # a row for each moment
+    assert [path.name for path in sorted((run / "samples").iterdir())] == ["00000000.png", "00000004.png"]
+    assert Image.open(run / "samples.png").size[1] > 2 * 32  # a row for each moment
     assert len(list(run.glob("step-*.ckpt"))) == 2 and len(list((run / "prior").glob("*.png"))) == 4
     _, header = read_tensors(out[-1])
     assert json.loads(header["words"]) == ["scribble"] and header["model"] == load_bundle(model_folder / LDM).sha256
