@@ -159,7 +159,7 @@ def line(scale: float, steps: int, name: str, setting: str, z: Latent, end: Late
     """Distances of one sampler, with the standard error over pictures of the mean square, carried to its root."""
     squares = (z - end).double().square().flatten(1).mean(1)
     distance = squares.mean().sqrt().item()
-    error = squares.std().item() / len(squares) ** 0.5 / (2 * distance) if len(squares) > 1 else float("nan")
+    error = squares.std().item() / len(squares) ** 0.5 / max(2 * distance, 1e-12) if len(squares) > 1 else float("nan")
     return Result(scale=scale, steps=steps, name=name, setting=setting, distance=distance, error=error)
 
 
