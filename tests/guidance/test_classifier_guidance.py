@@ -143,7 +143,8 @@ def test_log_prob_is_that_of_each_image_s_own_label():
 def test_classifier_is_told_the_level_and_stands_its_ends():
     net, x = randomised(NoisyClassifier(SPEC)), torch.randn(1, 4, 8, 8).expand(4, 4, 8, 8)
     logits = net(x, torch.tensor([-math.inf, -20.0, 0.0, math.inf]))
-    assert logits.isfinite().all() and torch.equal(logits[0], logits[1])
+    assert logits.isfinite().all()
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-6)  # rows of one batch may be rounded differently
     assert (logits[1] - logits[2]).abs().max() > 1e-3 and (logits[2] - logits[3]).abs().max() > 1e-3
 
 
