@@ -58,8 +58,22 @@ def cached(
     """
     from tqdm import tqdm
 
-    config = model.config
-    device = pick_device("auto")
+    spec = replace(pictures(model, path), captions=captions, limit=limit)
+    return LatentCache(
+        spec if path.startswith(PIPE) else ImageFolder(spec),
+        _encoders(model, word),
+        views=views,
+        directory=model.config.data.cache,
+        seed=model.config.seed,
+        progress=lambda shards: tqdm(
+            shards, desc=f"caching {path}", unit="shard", disable=not (shards and world().first)
+        ),
+    )
+
+
+def _encoders(model: Model, word: Wording | None) -> Encoders:
+    """The frozen encoders of a model on the device of training, and the key of what they give."""
+    config, device = model.config, pick_device("auto")
     model.codec.to(device)
     model.text.to(device)  # type: ignore[attr-defined]
     narrow = dtype_of(config.precision, device)
@@ -81,24 +95,19 @@ def cached(
         with autocast(device, narrow):
             return cacheable(model, worded).present()
 
+    key = _key(model, word, str(narrow))
+    return Encoders(encode_image, encode_text, key, None if config.low is None else encode_low)
+
+
+def _key(model: Model, word: Wording | None, narrow: str) -> tuple[str, ...]:
+    """Everything of a model that decides what its encoders give."""
+    config = model.config
     phrases = " ".join([READING, *model.unread]) if config.guess is not None else ""
     frozen = {name: tensor for name, tensor in model.unlearned().items() if name.startswith("text.")}
     text = (repr(config.text), *([content_hash({}, frozen)] if frozen else []))
     said = (repr(word), str(model.text.trainable)) if word is not None or model.text.trainable else ()
     small = () if config.low is None else (repr((config.low.factors, config.low.redrawn)),)
-    key = (model.latents, *text, str(narrow), phrases, *said, *small)
-    encoders = Encoders(encode_image, encode_text, key, None if config.low is None else encode_low)
-    spec = replace(pictures(model, path), captions=captions, limit=limit)
-    return LatentCache(
-        spec if path.startswith(PIPE) else ImageFolder(spec),
-        encoders,
-        views=views,
-        directory=config.data.cache,
-        seed=config.seed,
-        progress=lambda shards: tqdm(
-            shards, desc=f"caching {path}", unit="shard", disable=not (shards and world().first)
-        ),
-    )
+    return (model.latents, *text, narrow, phrases, *said, *small)
 
 
 def pictures(model: Model, path: str) -> FolderSpec:

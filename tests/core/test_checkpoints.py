@@ -81,5 +81,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path):
 def test_the_other_processes_of_a_run_do_not_claim(tmp_path, monkeypatch):
     with claimed(tmp_path):
         monkeypatch.setenv("RANK", "1")
-        with claimed(tmp_path):
-            pass
+        with claimed(tmp_path):  # beside the first
+            monkeypatch.setenv("RANK", "0")
+            with pytest.raises(ValueError, match="--out: another process is writing to"), claimed(tmp_path):
+                pass  # which still holds it
