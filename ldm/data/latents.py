@@ -34,15 +34,15 @@ from ldm.data.caching import (
 from ldm.data.folder import FolderSpec, ImageFolder, report
 
 Batch = dict[str, Tensor]
-OF_PICTURE = (MEAN, "var", LOW)  # in a batch; everything else is of the caption
+OF_PICTURE = (MEAN, "var", LOW, PICTURE)  # in a batch; everything else is of the caption
 OPEN = 128  # shards that are mapped at a time
 
 
 class LatentCache(Dataset[Batch]):
     """`views` views of every picture as posterior moments and text states.
 
-    An item is one view of one picture, a dictionary of mean, var (c, h, w), low (k, c, h, w) where it was made, and the
-    caption's states. The views of a picture follow each other. A picture that cannot be read is named, once, and has no
+    An item is one view of one picture, a dictionary of mean, var (c, h, w), low (k, c, h, w) where it was made, the
+    picture's number in the data set, and the caption's states. The views of a picture follow each other. A picture that cannot be read is named, once, and has no
     items.
 
     Args:
@@ -129,8 +129,8 @@ class LatentCache(Dataset[Batch]):
         shard = self._shard(number)
         row = index - (self._ends[number - 1] if number else 0)
         caption = int(shard[CAPTION][row])
-        of_row = (MEAN, LOGVAR, LOW)
-        return {n: t[row if n in of_row else caption] for n, t in shard.items() if n not in (CAPTION, PICTURE)}
+        of_row = (MEAN, LOGVAR, LOW, PICTURE)
+        return {n: t[row if n in of_row else caption] for n, t in shard.items() if n != CAPTION}
 
     def _shard(self, number: int) -> Tensors:
         """The tensors of a shard, mapped; the one that was not used for longest is let go."""

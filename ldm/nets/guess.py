@@ -38,6 +38,11 @@ class GuessSpec:
         dropout: share of hidden activations dropped while it is trained.
         noise: the U-Net is trained on guesses with Gaussian noise of a standard deviation drawn from [0, noise], so
             that it does not trust them to the letter (Ho et al. 2022, arXiv:2106.15282, section 4.2).
+        folds: networks that are trained besides, for half as many steps, each without its part of the pictures; the
+            U-Net is trained on their guesses, too, which are as wrong as those for captions that nobody has seen. What
+            it would learn from guesses of pictures that the guess remembers is to believe them. 0: none.
+        unseen: share of the U-Net's rows whose guess is by the one that was trained without their picture
+            (stacking, Wolpert 1992, doi:10.1016/S0893-6080(05)80023-1).
         unread: words that it passes over, since they came into use after it was trained, by fine-tuning. A manner that
             it never met gives a guess that shows nothing.
         batch: latents a step.
@@ -51,6 +56,8 @@ class GuessSpec:
     manner: int = 128
     dropout: float = 0.1
     noise: float = 0.5
+    folds: int = 0
+    unseen: float = 0.3
     unread: tuple[str, ...] = ()
     batch: int = 256
     optim: OptimSpec = field(default_factory=lambda: OptimSpec(lr=1e-3, warmup=50, steps=3000, decay=0.6))
@@ -60,6 +67,8 @@ class GuessSpec:
             raise ValueError("guess: pooled_dim, shape, width, manner and batch are 1 or more")
         if not 0 <= self.dropout < 1 or self.noise < 0:
             raise ValueError(f"guess: dropout {self.dropout} is in [0, 1), noise {self.noise} is 0 or more")
+        if self.folds < 0 or self.folds == 1 or not 0 <= self.unseen <= 1:
+            raise ValueError(f"guess: folds {self.folds} is 0, or 2 or more; unseen {self.unseen} is in [0, 1]")
 
 
 class LatentGuess(nn.Module):

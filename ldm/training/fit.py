@@ -13,7 +13,7 @@ from ldm.data.latents import LatentCache
 from ldm.nets.guess import LatentGuess
 from ldm.nets.text import ClipSpec, TextEncoder, build_text
 from ldm.training.datamodule import cacheable, cached, train_loader, val_loader
-from ldm.training.guess import train_guess
+from ldm.training.guess import Lesson, UnseenGuesses, train_guess, train_unseen
 from ldm.training.module import LatentDiffusion
 
 PROMPTS = (
@@ -50,8 +50,9 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
         _take_over(model, started, ("text",) if done else tuple(model.stored()))
     seen = cached(model, config.data.train, config.data.views, limit=config.data.limit)
     held_out = cached(model, config.data.val, 1)
-    ready_guess(model, seen, out, started.guess if started is not None else None)
-    module = LatentDiffusion(model, PROMPTS if config.low is None else ())  # an upscaler draws from small pictures
+    unseen = ready_guess(model, seen, out, started.guess if started is not None else None)
+    prompts = PROMPTS if config.low is None else ()  # an upscaler draws from small pictures
+    module = LatentDiffusion(model, prompts, unseen=unseen)
     trainer = make_trainer(
         out,
         steps=config.optim.steps,
@@ -82,14 +83,18 @@ def _take_over(model: Model, started: Model, parts: tuple[str, ...]) -> None:
         raise ValueError(f"--init: {started.folder} has a network of another shape ({first})") from error
 
 
-def ready_guess(model: Model, seen: LatentCache, out: Path, start: LatentGuess | None = None) -> None:
-    """Train the guess of a model, if it has one, or take it from `out` or `start`; see `train_guess`."""
+def ready_guess(
+    model: Model, seen: LatentCache, out: Path, start: LatentGuess | None = None
+) -> UnseenGuesses | None:
+    """Train the guess of a model, if it has one, or take it from `out` or `start`; see `train_guess`, `train_unseen`."""
     if model.guess is None:
-        return
+        return None
     null = cacheable(model, [""]).phrases
     assert null is not None  # it is there whenever there is a guess
-    config, pairs = model.config, seen.means_and_phrases()
-    train_guess(model.guess, pairs, null[0].detach().cpu(), config.data.drop_caption, config.seed, out, start)
+    config = model.config
+    lesson = Lesson(seen.means_and_phrases(), null[0].detach().cpu(), config.data.drop_caption, config.seed)
+    train_guess(model.guess, lesson, out, start)
+    return train_unseen(model.guess, lesson, seen.pictures(), out)
 
 
 def build_for_training(config: RunConfig, out: Path, init: Path | None = None) -> Model:

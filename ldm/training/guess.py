@@ -1,8 +1,10 @@
 """Train the guess of the latent from the text, before the U-Net that reads it."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -17,42 +19,106 @@ FILE = "guess.safetensors"
 Pairs = tuple[Tensor, Tensor]  # latents (n, c, h, w) and the phrases of their captions (n, 2, p)
 
 
-def train_guess(
-    guess: LatentGuess,
-    seen: Pairs,
-    null: Tensor,
-    dropped: float,
-    seed: int,
-    out: Path,
-    start: LatentGuess | None = None,
-) -> None:
-    """Regress the cached latents on their captions; a finished one is taken from `out` or `start` instead.
+@dataclass(frozen=True)
+class Lesson:
+    """What a guess is trained on.
 
-    Raises:
-        ValueError: the guess in `out` is damaged or of another shape.
-
-    Args:
-        guess: trained in place, and frozen.
+    Attributes:
         seen: from `LatentCache.means_and_phrases`.
         null: phrases of the empty caption (2, p).
         dropped: share of captions replaced by it.
         seed: of order and dropout.
+        name: what the stream of random numbers is folded with.
+    """
+
+    seen: Pairs
+    null: Tensor
+    dropped: float
+    seed: int
+    name: str = "guess"
+
+
+class UnseenGuesses(nn.Module):
+    """Guesses for pictures by networks that were trained without them, see `GuessSpec.folds`.
+
+    Args:
+        folds: network k was trained without part k of the pictures.
+        part: of every picture, by its number in the data set (pictures,).
+    """
+
+    def __init__(self, folds: list[LatentGuess], part: Int[Tensor, " pictures"]):
+        super().__init__()
+        self.folds = nn.ModuleList(folds)
+        self.register_buffer("part", part, persistent=False)
+
+    def forward(self, phrases: Float[Tensor, "b 2 p"], picture: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+        """Guesses for the captions of the pictures with these numbers in the data set."""
+        every = torch.stack([guess(phrases).float() for guess in self.folds])
+        return every[self.part[picture.long()], torch.arange(len(phrases), device=phrases.device)]
+
+
+def train_guess(guess: LatentGuess, lesson: Lesson, out: Path, start: LatentGuess | None = None) -> None:
+    """Regress the cached latents on their captions; a finished one is taken from `out` or `start` instead.
+
+    Args:
+        guess: trained in place, and frozen.
+        lesson: on what.
         out: folder of the run; the weights are kept there.
         start: the guess of the model that the run starts from; taken over where it has the same shape.
+
+    Raises:
+        ValueError: the guess in `out` is damaged or of another shape.
     """
-    if (out / FILE).is_file():
+    if start is not None and _shape(start) == _shape(guess) and not (out / FILE).is_file():
+        guess.load_state_dict(start.state_dict())
+        _keep(guess, out / FILE)
+    _trained(guess, lesson, out / FILE)
+
+
+def train_unseen(guess: LatentGuess, lesson: Lesson, picture: Int[Tensor, " n"], out: Path) -> UnseenGuesses | None:
+    """The networks that guess for each other's pictures, like `guess`; those in `out` are taken from there.
+
+    Args:
+        guess: of the model; only its shape matters.
+        lesson: on what, all pictures.
+        picture: the number in the data set of every item's picture.
+        out: folder of the run.
+
+    Raises:
+        ValueError: one in `out` is damaged or of another shape.
+    """
+    spec = guess.spec
+    if not spec.folds:
+        return None
+    # at random: pictures of a concept often follow each other, in one style after another
+    order = torch.randperm(int(picture.max()) + 1, generator=torch.Generator().manual_seed(fold(lesson.seed, "folds")))
+    part = order % spec.folds
+    half = replace(spec, optim=replace(spec.optim, steps=max(1, spec.optim.steps // 2)))
+    folds = []
+    for k in range(spec.folds):
+        others = part[picture.long()] != k
+        without = replace(lesson, seen=(lesson.seen[0][others], lesson.seen[1][others]), name=f"guess without {k}")
+        net = LatentGuess(half)
+        _trained(net, without, out / f"guess-without-{k}.safetensors")
+        folds.append(net)
+    return UnseenGuesses(folds, part)
+
+
+def _trained(guess: LatentGuess, lesson: Lesson, path: Path) -> None:
+    if path.is_file():
         try:
-            guess.load_state_dict(load_file(out / FILE))
+            guess.load_state_dict(load_file(path))
         except (RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{out / FILE}: damaged or of another shape; remove it to train it again") from error
+            raise ValueError(f"{path}: damaged or of another shape; remove it to train it again") from error
     else:
-        if start is not None and _shape(start) == _shape(guess):
-            guess.load_state_dict(start.state_dict())
-        else:
-            _regress(guess.train(), seen, null, dropped, seed)
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / FILE, save(guess.state_dict()))
+        _regress(guess.train(), lesson)
+        _keep(guess, path)
     guess.eval().requires_grad_(False)
+
+
+def _keep(guess: LatentGuess, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, save(guess.state_dict()))
 
 
 def _shape(guess: LatentGuess) -> list[torch.Size]:
@@ -66,16 +132,16 @@ def error(guess: LatentGuess, data: Pairs) -> float:
         return float(((guess.eval()(phrases.float()) - mean.float()) ** 2).mean())
 
 
-def _regress(guess: LatentGuess, seen: Pairs, null: Tensor, dropped: float, seed: int) -> None:
+def _regress(guess: LatentGuess, lesson: Lesson) -> None:
     spec = guess.spec
-    mean, phrases = seen
-    torch.manual_seed(fold(seed, "guess"))
+    mean, phrases = lesson.seen
+    torch.manual_seed(fold(lesson.seed, lesson.name))
     optimizer = adamw(guess, spec.optim)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, spec.optim.factor)
     for _ in range(spec.optim.steps):
         rows = torch.randint(len(mean), (spec.batch,))
-        empty = torch.rand(spec.batch, 1, 1) < dropped
-        text = torch.where(empty, null.float(), phrases[rows].float())
+        empty = torch.rand(spec.batch, 1, 1) < lesson.dropped
+        text = torch.where(empty, lesson.null.float(), phrases[rows].float())
         with autocast(torch.device("cpu")):
             found = guess(text)
         loss = ((found.float() - mean[rows].float()) ** 2).mean()

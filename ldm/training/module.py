@@ -1,6 +1,6 @@
 """Stage 2 as a Lightning module: wires data, denoiser and loss, and owns no maths."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
@@ -16,7 +16,7 @@ from ldm.core.images import grid
 from ldm.core.optim import adamw, scheduled
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.trainer import use_rate
-from ldm.data.latents import OF_PICTURE, Batch
+from ldm.data.latents import OF_PICTURE, PICTURE, Batch
 from ldm.denoiser import CondDenoiser, Denoiser, bind
 from ldm.inference.pipeline import Request, txt2img
 from ldm.losses import denoising_loss, hybrid_loss
@@ -25,6 +25,7 @@ from ldm.nets.guess import noisy
 from ldm.nets.low import Low, noised, version
 from ldm.process.conditionals import q_sample
 from ldm.training.datamodule import cacheable, encoded
+from ldm.training.guess import UnseenGuesses
 
 LEVELS = 4  # equal parts of t in which the loss is logged
 
@@ -49,14 +50,21 @@ class LatentDiffusion(lightning.LightningModule):
         model: built for training; its codec stays outside of this module, and so does a text encoder that is frozen.
         prompts: drawn at every validation with fixed seeds.
         kept: rows of the batches that only hold the model where it is.
+        unseen: makes the guesses of a share of the rows in training.
     """
 
-    def __init__(self, model: Model, prompts: tuple[str, ...] = (), kept: Kept | None = None):
+    def __init__(
+        self,
+        model: Model,
+        prompts: tuple[str, ...] = (),
+        kept: Kept | None = None,
+        unseen: UnseenGuesses | None = None,
+    ):
         super().__init__()
         self.strict_loading = False  # a checkpoint leaves out what is frozen
         self.model, self.kept = model, kept
         self.denoise = model.denoise
-        self.learned, self.guess = model.learned(), model.guess
+        self.learned, self.guess, self.unseen = model.learned(), model.guess, unseen
         self.ema = Ema(self.learned, model.config.optim.ema)
         self.prompts = prompts
         with torch.inference_mode():
@@ -193,7 +201,13 @@ class LatentDiffusion(lightning.LightningModule):
         if self.model.text.trainable:
             cond = encoded(self.model.text, cond)
         if self.guess is not None:
+            phrases = cond.phrases
             cond = self.guess.into(cond)
+            if noise is not None and self.unseen is not None and self.training:
+                assert phrases is not None and cond.channels is not None
+                other = noise.uniform((1, len(cond)))[0].to(empty.device) < self.guess.spec.unseen
+                guesses = self.unseen(phrases, batch[PICTURE])
+                cond = replace(cond, channels=torch.where(other[:, None, None, None], guesses, cond.channels))
             if noise is not None:
                 level = self.guess.spec.noise * noise.uniform((1, len(cond)))[0].to(empty.device)
                 z = noise.normal((1, len(cond), *self.guess.spec.shape), like=cond.tokens[None])[0]
