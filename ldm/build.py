@@ -291,7 +291,7 @@ def load_model(path: str | Path) -> Model:
 
 
 def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], autoencoder: Path) -> str:
-    """Write a model folder: the network in bfloat16 and its autoencoder in float16; returns the content hash.
+    """Write a model folder: the network as `config.storage` says, its autoencoder in float16; returns the content hash.
 
     Args:
         folder: made if missing.
@@ -308,8 +308,8 @@ def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], auto
     save_bundle(folder / AUTOENCODER, bundle.config, half, **bundle.meta)
     sha256 = latents_hash(half, bundle.meta["moments"])
     stored = replace(config, codec=replace(config.codec, path=AUTOENCODER))
-    narrow = {_bundle_name(name): w.bfloat16() if w.is_floating_point() else w for name, w in weights.items()}
-    return save_bundle(folder / LDM, to_dict(stored), narrow, autoencoder=sha256)
+    named = {_bundle_name(name): w for name, w in weights.items()}
+    return save_bundle(folder / LDM, to_dict(stored), _narrow(named, config.storage), autoencoder=sha256)
 
 
 def save_sibling(folder: Path, config: RunConfig, weights: dict[str, Tensor], model: Path) -> str:
@@ -330,9 +330,15 @@ def save_sibling(folder: Path, config: RunConfig, weights: dict[str, Tensor], mo
     folder.mkdir(parents=True, exist_ok=True)
     shared = Path(os.path.relpath(model / AUTOENCODER, folder)).as_posix()
     _, sha256 = build_codec(config.codec, model)
-    stored = replace(config, codec=replace(config.codec, path=shared))
-    narrow = {_bundle_name(name): w for name, w in weights.items()}
-    return save_bundle(folder / LDM, to_dict(stored), pack(narrow), autoencoder=sha256)
+    stored = replace(config, codec=replace(config.codec, path=shared), storage="int8")
+    named = {_bundle_name(name): w for name, w in weights.items()}
+    return save_bundle(folder / LDM, to_dict(stored), _narrow(named, stored.storage), autoencoder=sha256)
+
+
+def _narrow(weights: dict[str, Tensor], storage: str) -> dict[str, Tensor]:
+    if storage == "int8":
+        return pack(weights)
+    return {name: w.bfloat16() if w.is_floating_point() else w for name, w in weights.items()}
 
 
 def _bundle_name(name: str) -> str:

@@ -26,7 +26,8 @@ def merge_or_convert(model: Path, given: Sequence[str], to: str, out: Path) -> P
     base = load_model(model)
     if to == "model":
         base, _ = add_loras(base, given)
-        save_model(out, base.config, dict(base.stored().state_dict()), model / base.config.codec.path)
+        kept = replace(base.config, storage="bfloat16")  # 8 bits would round away what was added
+        save_model(out, kept, dict(base.stored().state_dict()), model / base.config.codec.path)
         return out
     if len(given) > 1:
         raise ValueError(f"--lora: {len(given)} files; one LoRA is written from one, or merge them with --to model")

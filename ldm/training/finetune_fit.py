@@ -172,7 +172,8 @@ def _write(config: FinetuneConfig, module: LatentDiffusion, out: Path) -> Path:
         case FullSpec():
             weights |= model.unlearned()
             assert model.folder is not None  # it was loaded from there
-            save_model(out / MODEL, model.config, weights, model.folder / model.config.codec.path)
+            kept = replace(model.config, storage="bfloat16")  # 8 bits would round away what was learned
+            save_model(out / MODEL, kept, weights, model.folder / model.config.codec.path)
             return out / MODEL
         case LoraSpec() as spec:
             words = (config.token,) if config.token else ()

@@ -12,7 +12,7 @@ from ldm.nets.cond import Cond
 from ldm.nets.guess import GuessSpec, LatentGuess, noisy, subject_and_manner, with_phrases
 from ldm.nets.prompt import parse
 from ldm.nets.unet import UNetSpec
-from ldm.training.guess import error, train_guess
+from ldm.training.guess import Lesson, error, train_guess, train_unseen
 
 SPEC = GuessSpec(
     pooled_dim=6, shape=(2, 4, 4), width=64, dropout=0.0, batch=64, optim=OptimSpec(lr=5e-3, warmup=5, steps=200)
@@ -27,32 +27,55 @@ def pairs(n):
     return torch.tanh(phrases[:, 0].sum(1) * phrases[:, 1, 0])[:, None, None, None] + shift, phrases
 
 
+def lesson(n):
+    return Lesson(pairs(n), torch.zeros(2, 6), dropped=0.0, seed=0)
+
+
 def test_it_learns_the_latent_of_a_text_and_keeps_it(tmp_path):
     torch.manual_seed(0)
     guess, again = LatentGuess(SPEC), LatentGuess(SPEC)
     before = error(guess, pairs(300))
-    train_guess(guess, pairs(200), torch.zeros(2, 6), 0.0, 0, tmp_path)
+    train_guess(guess, lesson(200), tmp_path)
     assert error(guess, pairs(300)) < 0.1 * before
     assert not any(p.requires_grad for p in guess.parameters()) and not guess.training
-    train_guess(again, pairs(200), torch.zeros(2, 6), 0.0, 0, tmp_path)  # read from the folder
+    train_guess(again, lesson(200), tmp_path)  # read from the folder
     assert all(torch.equal(a, b) for a, b in zip(guess.parameters(), again.parameters(), strict=True))
 
 
 def test_the_guess_of_the_model_that_a_run_starts_from_is_taken_over(tmp_path):
     start, guess, other = LatentGuess(SPEC), LatentGuess(SPEC), LatentGuess(replace(SPEC, width=32))
-    train_guess(guess, pairs(50), torch.zeros(2, 6), 0.0, 0, tmp_path / "same", start)
+    train_guess(guess, lesson(50), tmp_path / "same", start)
     assert all(torch.equal(a, b) for a, b in zip(guess.parameters(), start.parameters(), strict=True))
     before = error(other, pairs(50))
-    train_guess(other, pairs(50), torch.zeros(2, 6), 0.0, 0, tmp_path / "other", start)
+    train_guess(other, lesson(50), tmp_path / "other", start)
     assert error(other, pairs(50)) < before
 
 
 def test_the_empty_caption_gets_the_mean_of_all(tmp_path):
     torch.manual_seed(0)
     guess, data, null = LatentGuess(SPEC), pairs(200), torch.full((2, 6), 9.0)
-    train_guess(guess, data, null, 0.5, 0, tmp_path)
+    train_guess(guess, Lesson(data, null, dropped=0.5, seed=0), tmp_path)
     with torch.no_grad():
         assert (guess(null[None])[0] - data[0].mean(0)).abs().mean() < 0.1
+
+
+def test_unseen_guesses_are_by_networks_that_never_saw_the_picture(tmp_path):
+    """Where latents say nothing of each other, only who has seen one can know it."""
+    torch.manual_seed(0)
+    spec = replace(SPEC, folds=2, optim=replace(SPEC.optim, steps=600))
+    mean, phrases = torch.randn(24, 2, 4, 4), torch.randn(24, 2, 6)
+    lesson = Lesson((mean, phrases), torch.zeros(2, 6), dropped=0.0, seed=0)
+    picture = torch.arange(24) // 2  # two views of each
+    assert train_unseen(LatentGuess(SPEC), lesson, picture, tmp_path) is None
+    unseen = train_unseen(LatentGuess(spec), lesson, picture, tmp_path)
+    assert unseen is not None and not any(p.requires_grad for p in unseen.parameters())
+    with torch.no_grad():
+        its, others = unseen(phrases, picture), torch.stack([guess(phrases) for guess in unseen.folds])
+    wrong = (others - mean).square().mean((2, 3, 4))
+    assert (wrong.min(0).values < 0.1).all() and (wrong.max(0).values > 0.5).all()
+    assert torch.equal((its - mean).square().mean((1, 2, 3)), wrong.max(0).values)
+    again = train_unseen(LatentGuess(spec), lesson, picture, tmp_path)  # read from the folder
+    assert again is not None and torch.equal(again(phrases, picture), its)
 
 
 def test_it_becomes_the_channels_of_any_size_of_latent():
@@ -82,6 +105,8 @@ def test_the_network_must_read_it_and_a_file_keeps_it():
     assert from_dict(RunConfig, to_dict(config)) == config
     with pytest.raises(ValueError, match="guess: dropout 1.5 is in"):
         GuessSpec(dropout=1.5)
+    with pytest.raises(ValueError, match="guess: folds 1 is 0, or 2 or more"):
+        GuessSpec(folds=1)
 
 
 class Letters:

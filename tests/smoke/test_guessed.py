@@ -9,9 +9,10 @@ from ldm.build import load_model
 from ldm.core.bundle import load_bundle
 
 GUESS = (
-    "guess={shape: [4, 8, 8], width: 32, batch: 8, optim: {lr: 1e-3, steps: 20}}",
+    "guess={shape: [4, 8, 8], width: 32, batch: 8, folds: 2, unseen: 0.5, optim: {lr: 1e-3, steps: 20}}",
     "net.cond_channels=4",
     "data.latents=mean",
+    "storage=int8",
 )
 
 
@@ -28,6 +29,8 @@ def test_a_guess_is_trained_first_kept_and_used(shapes, random_autoencoder, tmp_
     second = load_bundle(f"{folder}/ldm.safetensors").weights
     names = [name for name in first if name.startswith("guess.")]
     assert names and all(torch.equal(first[name], second[name]) for name in names)
+    assert len(list((tmp_path / "ldm").glob("guess-without-*"))) == 2
+    assert first["guess.out.weight"].dtype == torch.int8
 
     model = load_model(folder)
     cond = model.condition(["a red circle"])
