@@ -72,6 +72,8 @@ class SampleSpec:
         scale: classifier-free guidance, the lecture's gamma; 1 is the plain conditional model.
         guidance: the rule of guidance, and the levels at which it is used.
         size: side of the picture, pixels.
+        style: how to draw what a prompt only names, for a model that has learned several ways: words that are added,
+            after a comma, to a prompt without one; "": none.
 
     Raises:
         ValueError: the fitted sampler without its levels, or these without it.
@@ -84,6 +86,7 @@ class SampleSpec:
     scale: float = 3.0
     guidance: GuidanceSpec = field(default_factory=GuidanceSpec)
     size: int = 128
+    style: str = ""
 
     def __post_init__(self) -> None:
         if (self.sampler == MATCHED) != (self.spacing == MATCHED):

@@ -20,6 +20,7 @@ from ldm.inference.pipeline import parts, txt2img
 from ldm.inference.placing import Placement, placed
 from ldm.inference.recipe import parameters, recipes
 from ldm.inference.upscale import Upscale, load_upscaler, upscale
+from ldm.nets.guess import SEPARATOR
 from ldm.samplers.loop import Step
 
 SHOWN = 200  # letters of a prompt in a message
@@ -42,6 +43,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
         options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
     )
     model, added = adapted(model, options)
+    settle_style(model, options)
     for prompt in (options.prompt, options.negative, options.to_prompt):
         warn_of_cut(model, prompt or "")
     model = ready(model, place, options)
@@ -93,6 +95,22 @@ def adapted(model: Model, options: argparse.Namespace) -> tuple[Model, dict[str,
         sys.stderr.write(f"warning: {line}\n")
     used: dict[str, Any] = {"loras": [f"{one.path}:{one.scale:g}" for one in loras]} if loras else {}
     return model, used | ({"embeddings": list(map(str, options.embedding))} if words else {})
+
+
+def settle_style(model: Model, options: argparse.Namespace) -> None:
+    """Let prompts that only name a thing say how to draw it: as --style says, or as the model does it best.
+
+    A model is left alone that was told by a LoRA or a word how to draw.
+    """
+    taught = options.lora or options.embedding
+    style = ("" if taught else model.config.sample.style) if options.style is None else options.style
+    for name in ("prompt", "to_prompt"):
+        prompt = getattr(options, name)
+        if prompt and prompt.strip() and style and SEPARATOR not in prompt:
+            setattr(options, name, f"{prompt.strip()}{SEPARATOR} {style}")
+            if options.style is None:
+                sys.stderr.write(f"drawn as '{getattr(options, name)}'; --style '' draws the prompt as it is\n")
+    options.style = ""  # it is settled, and part of what the picture remembers
 
 
 def warn_of_cut(model: Model, prompt: str) -> None:

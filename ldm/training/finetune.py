@@ -134,6 +134,7 @@ def run_config(config: FinetuneConfig, model: Model) -> RunConfig:
     return replace(
         model.config,
         data=data,
+        sample=replace(model.config.sample, style=""),  # what it learns now has a style of its own
         optim=config.optim,
         precision=config.precision,
         validate_every=config.validate_every,
