@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor
 
-from ldm.build import Model, load_model
+from ldm.build import Model
 from ldm.codec import IdentityCodec
 from ldm.core.device import pick_device
 from ldm.core.rng import NoiseStream, fold
@@ -44,6 +44,7 @@ from ldm.evaluation.paths import (
 )
 from ldm.evaluation.table import Row, as_table, mean_row
 from ldm.evaluation.tune import spread
+from ldm.model_folder import load_model
 from ldm.process.paths import even, optimal_path
 from ldm.process.schedule import Schedule
 from ldm.process.times import LowDiscrepancy, Times, Uniform

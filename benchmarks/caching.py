@@ -34,7 +34,7 @@ from autoencoder.build import save_autoencoder
 from autoencoder.config import AutoencoderConfig
 from autoencoder.model import Autoencoder
 from autoencoder.stats import LatentMoments
-from ldm.build import Model, build_codec, build_denoiser, build_guess, text_root
+from ldm.build import Model, build_codec, build_denoiser, build_guess
 from ldm.config import CodecSpec, RunConfig
 from ldm.core.config_io import load
 from ldm.core.gaussian import Gaussian
@@ -45,6 +45,7 @@ from ldm.data.caching import Encoders
 from ldm.data.folder import FolderSpec, ImageFolder, Sample
 from ldm.data.latents import Batch, LatentCache
 from ldm.data.position import DrawSampler, ResumableSampler
+from ldm.model_folder import text_root
 from ldm.nets.text import build_text
 from ldm.training.datamodule import cacheable, cached, train_loader
 from ldm.training.module import LatentDiffusion

@@ -44,7 +44,6 @@ def choose(source: Path, old: Path, out: Path, count: int) -> list[str]:
 
 
 def figures(options: argparse.Namespace) -> None:
-    from ldm.build import load_model
     from ldm.core.images import grid, save_png
     from ldm.evaluation.features import extract, load_feature_net
     from ldm.evaluation.gallery import labelled_features
@@ -52,6 +51,7 @@ def figures(options: argparse.Namespace) -> None:
     from ldm.evaluation.style import balanced, real_rate, some_concepts
     from ldm.evaluation.table import as_table
     from ldm.inference.adapters import adaptable, read
+    from ldm.model_folder import load_model
     from ldm.nets.lora import merged
 
     net, size = load_feature_net(), 128

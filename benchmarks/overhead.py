@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from ldm.build import Model, load_model
+from ldm.build import Model
 from ldm.core.device import pick_device
 from ldm.inference.pipeline import Request, txt2img
+from ldm.model_folder import load_model
 from ldm.samplers import SAMPLERS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save
 
 from autoencoder.perceptual import load_lpips, perceptual_distance
 from benchmarks import rivals
-from ldm.build import Model, automatic, build_grid, build_sampler, build_tables, load_model
+from ldm.build import Model, automatic, build_grid, build_sampler, build_tables
 from ldm.config import SampleSpec
 from ldm.core.bundle import write_atomically
 from ldm.core.rng import NoiseStream
@@ -46,6 +46,7 @@ from ldm.evaluation.gallery import Labelled, labelled_features
 from ldm.evaluation.matched import rms
 from ldm.evaluation.report import judge, one_per_concept
 from ldm.guidance.spec import GuidanceSpec
+from ldm.model_folder import load_model
 from ldm.process.grid import spaced
 from ldm.samplers import dpm_solver
 

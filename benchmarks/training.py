@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from autoencoder.config import AutoencoderConfig
 from autoencoder.model import Autoencoder
-from ldm.build import build_denoiser, build_guess, text_root
+from ldm.build import build_denoiser, build_guess
 from ldm.config import RunConfig
 from ldm.core.config_io import load
 from ldm.core.ema import Ema
@@ -38,6 +38,7 @@ from ldm.core.precision import autocast
 from ldm.core.rng import NoiseStream
 from ldm.denoiser import NetDenoiser, bind
 from ldm.losses import denoising_loss
+from ldm.model_folder import text_root
 from ldm.nets.cond import Cond
 from ldm.nets.guess import with_phrases
 from ldm.nets.text import build_text

@@ -10,13 +10,13 @@ from torch import Tensor
 from autoencoder.build import latents_hash
 from autoencoder.config import AutoencoderConfig
 from autoencoder.stats import LatentMoments
-from ldm.build import AUTOENCODER, LDM
 from ldm.config import RunConfig
 from ldm.convert.parts import Parts
 from ldm.convert.recipe import SCALE, generation_of
 from ldm.core.bundle import Bundle, BundleError, load_bundle, save_bundle
 from ldm.core.config_io import ConfigError, from_dict, to_dict
 from ldm.core.int8 import unpack
+from ldm.model_folder import AUTOENCODER, LDM
 from ldm.nets.clip import ClipSpec
 from ldm.nets.text import build_text
 from ldm.nets.unet import UNetSpec

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from autoencoder.build import latents_hash
 from autoencoder.model import Autoencoder
-from ldm.build import LDM, Model, build_denoiser, latents_name, load_model
+from ldm.build import Model, build_denoiser, latents_name
 from ldm.codec import LatentStats, ScaledCodec
 from ldm.convert.compvis import read_compvis
 from ldm.convert.diffusers import files_of, is_diffusers, read_diffusers
@@ -19,6 +19,7 @@ from ldm.convert.recipe import Prediction
 from ldm.convert.weights import read_weights
 from ldm.core.blank import blank
 from ldm.core.config_io import to_dict
+from ldm.model_folder import LDM, load_model
 from ldm.nets.clip import ClipEncoder, ClipSpec
 
 

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import Literal
 
-from ldm.build import AUTOENCODER
 from ldm.config import CodecSpec, DataSpec, PredictionSpec, RunConfig, SampleSpec, ScheduleSpec
 from ldm.core.bundle import BundleError
 from ldm.core.optim import OptimSpec
+from ldm.model_folder import AUTOENCODER
 from ldm.nets.clip import ClipSpec
 from ldm.nets.unet import UNetSpec
 from ldm.process.prediction import Kind

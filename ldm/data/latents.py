@@ -42,8 +42,8 @@ class LatentCache(Dataset[Batch]):
     """`views` views of every picture as posterior moments and text states.
 
     An item is one view of one picture, a dictionary of mean, var (c, h, w), low (k, c, h, w) where it was made, the
-    picture's number in the data set, and the caption's states. The views of a picture follow each other. A picture that cannot be read is named, once, and has no
-    items.
+    picture's number in the data set, and the caption's states. The views of a picture follow each other. A picture that
+    cannot be read is named, once, and has no items.
 
     Args:
         pictures: a folder, or the spec of shards that come out of a pipe.

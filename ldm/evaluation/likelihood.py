@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ldm.build import Model, load_model
+from ldm.build import Model
 from ldm.codec import IdentityCodec
 from ldm.core.shapes import Image
 from ldm.denoiser import Denoiser, bind
@@ -16,6 +16,7 @@ from ldm.evaluation.paths import level_errors, nodes_of, path_terms
 from ldm.evaluation.pixels import PixelLikelihood, measured_scale
 from ldm.evaluation.table import as_table
 from ldm.evaluation.which_caption import which_caption
+from ldm.model_folder import load_model
 from ldm.process.elbo import ElboTerms
 from ldm.process.grid import uniform_logsnr
 from ldm.process.weights import Elbo, SimpleEps

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from ldm.build import Model, load_model
+from ldm.build import Model
 from ldm.core.rng import NoiseStream, fold
 from ldm.denoiser import bind
 from ldm.evaluation.encoded import Pictures, encoded, read_pictures
@@ -15,6 +15,7 @@ from ldm.evaluation.paths import Errors, Levels, analytic_variance, level_errors
 from ldm.evaluation.quality import choices
 from ldm.evaluation.table import Row, as_table
 from ldm.evaluation.truncation import trajectories, truncation_table
+from ldm.model_folder import load_model
 from ldm.process.paths import Cost, even, optimal_paths, path_along, quadratic
 from ldm.process.schedule import Schedule
 from ldm.samplers.tuned import Choice, Tuned, save_tuned

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ldm.build import load_model, save_model
 from ldm.convert.lora import write_lora
 from ldm.inference.adapters import add_loras, read
+from ldm.model_folder import load_model, save_model
 from ldm.nets.lora import Lora
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from ldm.build import LDM, Model
+from ldm.build import Model
 from ldm.core.shapes import Image
 from ldm.inference.adapters import parse as lora_file
 from ldm.inference.pipeline import Request, resolve
+from ldm.model_folder import LDM
 from ldm.samplers.tuned import TUNED
 
 FILES = ("image", "mask", "embedding", "lora", "upscale")  # options that name files which decide pixels

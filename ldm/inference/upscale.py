@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm.build import Model, load_model
+from ldm.build import Model
 from ldm.core.rng import fold
 from ldm.inference.lowres import LowRes, held_to
 from ldm.inference.pipeline import Request, txt2img
 from ldm.inference.tiles import tiling
+from ldm.model_folder import load_model
 from ldm.samplers.loop import OnStep
 
 MOST_PIXELS = 2**26  # of a result

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldm.build import Model, load_model
+from ldm.build import Model
 from ldm.core.bundle import BundleError
 from ldm.denoiser import Denoiser, bind
 from ldm.guidance.auto import autoguided
+from ldm.model_folder import load_model
 from ldm.nets.cond import Cond
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ldm.build import Model, load_model
+from ldm.build import Model
 from ldm.config import TimesSpec
 from ldm.core.bundle import save_bundle
 from ldm.core.config_io import dump_yaml, to_dict
@@ -23,6 +23,7 @@ from ldm.core.rng import NoiseStream, fold
 from ldm.core.trainer import make_trainer, steps_done, train, use_rate
 from ldm.data.folder import FolderSpec, read_listing
 from ldm.data.latents import Batch, LatentCache
+from ldm.model_folder import load_model
 from ldm.nets.classifier import NoisyClassifier, NoisyClassifierSpec
 from ldm.process.conditionals import q_sample
 from ldm.process.schedule import Schedule

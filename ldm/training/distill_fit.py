@@ -6,11 +6,12 @@ from pathlib import Path
 import lightning
 from torch import Tensor
 
-from ldm.build import Model, build_denoiser, load_model, save_model, save_sibling
+from ldm.build import Model, build_denoiser
 from ldm.config import RunConfig
 from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import dump_yaml, to_dict
 from ldm.core.trainer import make_trainer, steps_done, train
+from ldm.model_folder import load_model, save_model, save_sibling
 from ldm.training.datamodule import cached, train_loader, val_loader
 from ldm.training.distill import GUIDANCE, TOGETHER, Distillation, DistillConfig, student_config
 from ldm.training.fit import PROMPTS

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from autoencoder.config import AutoencoderConfig
 from autoencoder.fit import fit
-from ldm.build import AUTOENCODER, LDM, load_model
 from ldm.core.bundle import load_bundle
 from ldm.core.config_io import from_dict, load
 from ldm.core.lock import claimed
+from ldm.model_folder import AUTOENCODER, LDM, load_model
 
 MODEL = "model"
 

@@ -10,13 +10,14 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from ldm.build import Model, load_model, save_model
+from ldm.build import Model
 from ldm.core.config_io import dump_yaml
 from ldm.core.distributed import TrainerSpec, join
 from ldm.core.lock import claimed
 from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import Batch, collated
+from ldm.model_folder import load_model, save_model
 from ldm.nets.embedding_file import save_word
 from ldm.nets.lora import Lora, save_lora
 from ldm.training.datamodule import cached, train_loader, val_loader

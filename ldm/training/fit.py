@@ -4,12 +4,13 @@ from pathlib import Path
 
 import lightning
 
-from ldm.build import Model, build_codec, build_denoiser, build_guess, latents_name, load_model, save_model, text_root
+from ldm.build import Model, build_codec, build_denoiser, build_guess, latents_name
 from ldm.config import RunConfig
 from ldm.core.config_io import dump_yaml
 from ldm.core.distributed import join
 from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.data.latents import LatentCache
+from ldm.model_folder import load_model, save_model, text_root
 from ldm.nets.guess import LatentGuess
 from ldm.nets.text import ClipSpec, TextEncoder, build_text
 from ldm.training.datamodule import cacheable, cached, train_loader, val_loader
@@ -83,10 +84,8 @@ def _take_over(model: Model, started: Model, parts: tuple[str, ...]) -> None:
         raise ValueError(f"--init: {started.folder} has a network of another shape ({first})") from error
 
 
-def ready_guess(
-    model: Model, seen: LatentCache, out: Path, start: LatentGuess | None = None
-) -> UnseenGuesses | None:
-    """Train the guess of a model, if it has one, or take it from `out` or `start`; see `train_guess`, `train_unseen`."""
+def ready_guess(model: Model, seen: LatentCache, out: Path, start: LatentGuess | None = None) -> UnseenGuesses | None:
+    """Train the guess of a model, if it has one, or take it from `out` or `start`; returns those for its training."""
     if model.guess is None:
         return None
     null = cacheable(model, [""]).phrases

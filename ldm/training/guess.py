@@ -46,6 +46,8 @@ class UnseenGuesses(nn.Module):
         part: of every picture, by its number in the data set (pictures,).
     """
 
+    part: Tensor
+
     def __init__(self, folds: list[LatentGuess], part: Int[Tensor, " pictures"]):
         super().__init__()
         self.folds = nn.ModuleList(folds)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from ldm.build import Model, load_model
+from ldm.build import Model
 from ldm.core.config_io import to_dict
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoiser, bind
 from ldm.evaluation.encoded import encoded, read_pictures
 from ldm.evaluation.table import Row, as_table
+from ldm.model_folder import load_model
 from ldm.nets.gamma import GammaNet, GammaSpec
 from ldm.process.piecewise import freeze
 from ldm.process.schedule import Cosine, LinearLogSNR, Schedule

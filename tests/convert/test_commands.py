@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from ldm.build import load_model
 from ldm.config import CodecSpec, DataSpec
 from ldm.convert.compvis import write_compvis
 from ldm.convert.native import write_native
 from ldm.convert.opening import open_model, read_parts
 from ldm.core import command
 from ldm.core.optim import OptimSpec
+from ldm.model_folder import load_model
 from ldm.training.fit import fit
 
 ROOT = Path(__file__).parents[2]

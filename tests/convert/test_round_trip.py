@@ -7,7 +7,6 @@ import small
 import torch
 
 from autoencoder.build import latents_hash
-from ldm.build import AUTOENCODER, LDM
 from ldm.convert.command import WRITERS
 from ldm.convert.diffusers import write_diffusers
 from ldm.convert.native import write_native
@@ -15,6 +14,7 @@ from ldm.convert.opening import open_model, read_parts
 from ldm.convert.weights import read_weights
 from ldm.core.bundle import load_bundle, save_bundle
 from ldm.core.config_io import to_dict
+from ldm.model_folder import AUTOENCODER, LDM
 
 PLACES = {"compvis": "model.safetensors", "diffusers": "folder", "native": "model"}
 

@@ -15,12 +15,13 @@ from autoencoder.build import save_autoencoder
 from autoencoder.config import AutoencoderConfig
 from autoencoder.model import Autoencoder, AutoencoderSpec
 from autoencoder.stats import LatentMoments
-from ldm.build import build_denoiser, save_model
+from ldm.build import build_denoiser
 from ldm.codec import IdentityCodec
 from ldm.config import CodecSpec, RunConfig, SampleSpec
 from ldm.core.command import run
 from ldm.evaluation import command
 from ldm.evaluation.parts import Plan, measure_autoencoder
+from ldm.model_folder import save_model
 from ldm.nets.unet import UNetSpec
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"

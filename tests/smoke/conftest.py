@@ -14,10 +14,11 @@ from autoencoder.build import save_autoencoder
 from autoencoder.config import AutoencoderConfig
 from autoencoder.model import Autoencoder
 from autoencoder.stats import LatentMoments
-from ldm.build import build_denoiser, save_model
+from ldm.build import build_denoiser
 from ldm.config import RunConfig
 from ldm.core import command
 from ldm.core.config_io import load
+from ldm.model_folder import save_model
 
 ROOT = Path(__file__).parents[2]
 

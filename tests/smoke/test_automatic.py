@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ldm.build import load_model
 from ldm.core.shapes import expand_like
 from ldm.denoiser import Denoised, counted
 from ldm.evaluation.drawing import Drawing
 from ldm.evaluation.guided_levels import with_interval
 from ldm.guidance.spec import GuidanceSpec
 from ldm.inference.pipeline import Request, resolve, txt2img
+from ldm.model_folder import load_model
 from ldm.process.grid import spaced
 from ldm.process.variance import AnalyticVariance
 from ldm.samplers import ddim

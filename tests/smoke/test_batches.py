@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ldm.build import load_model
 from ldm.inference.pipeline import Request, txt2img
+from ldm.model_folder import load_model
 from ldm.samplers import SAMPLERS
 
 LEVEL = 2 / 255  # one 8-bit level of a picture in [-1, 1]

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from test_train_classifier import settings
 
-from ldm.build import load_model
 from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import load
 from ldm.denoiser import Denoised
 from ldm.inference.classified import load_guidance
 from ldm.inference.pipeline import Request, txt2img
+from ldm.model_folder import load_model
 from ldm.training.classifier import ClassifierConfig, fit
 
 

@@ -10,7 +10,7 @@ import torch
 from autoencoder.build import load_autoencoder
 from autoencoder.config import AutoencoderConfig
 from autoencoder.fit import fit
-from ldm.build import AUTOENCODER, load_model
+from ldm.model_folder import AUTOENCODER, load_model
 
 
 @pytest.mark.slow

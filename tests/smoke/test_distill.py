@@ -9,7 +9,6 @@ import stages
 import torch
 from PIL import Image
 
-from ldm.build import load_model
 from ldm.config import RunConfig
 from ldm.core.bundle import load_bundle
 from ldm.core.config_io import load
@@ -17,6 +16,7 @@ from ldm.core.rng import NoiseStream
 from ldm.denoiser import bind, counted
 from ldm.guidance.free import classifier_free
 from ldm.inference.pipeline import Request, txt2img
+from ldm.model_folder import load_model
 from ldm.process.conditionals import q_sample
 from ldm.process.grid import TimeGrid, spaced
 from ldm.samplers import ddim

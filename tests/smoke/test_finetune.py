@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ldm.build import LDM, load_model
 from ldm.core import command
 from ldm.core.bundle import load_bundle
 from ldm.inference.adapters import add_words
+from ldm.model_folder import LDM, load_model
 from ldm.nets.lora import read_tensors
 
 QUICK = ("optim.steps=4", "optim.warmup=0", "optim.lr=0.01", "validate_every=4", "save_every=2", "data.batch=4")

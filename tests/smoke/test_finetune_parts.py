@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldm.build import load_model
 from ldm.core.rng import NoiseStream
 from ldm.evaluation.gallery import Labelled
 from ldm.evaluation.style import balanced, real_rate, style_of
+from ldm.model_folder import load_model
 from ldm.nets.clip import ClipEncoder, ClipSpec
 from ldm.nets.lora import Lora, merged
 from ldm.training.lora import LoraSpec, inject, trained, without_adapters

@@ -5,8 +5,8 @@ import stages
 import torch
 from PIL import Image
 
-from ldm.build import load_model
 from ldm.core.bundle import load_bundle
+from ldm.model_folder import load_model
 
 GUESS = (
     "guess={shape: [4, 8, 8], width: 32, batch: 8, folds: 2, unseen: 0.5, optim: {lr: 1e-3, steps: 20}}",

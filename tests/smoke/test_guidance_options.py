@@ -8,12 +8,12 @@ import stages
 import torch
 from PIL import Image
 
-from ldm.build import load_model
 from ldm.core.bundle import load_bundle, save_bundle
 from ldm.denoiser import counted
 from ldm.guidance.spec import GuidanceSpec
 from ldm.inference.pipeline import Request, txt2img
 from ldm.inference.weaker import WeakModel
+from ldm.model_folder import load_model
 
 
 def recipe(path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ldm.build import build_denoiser, load_model, save_model
+from ldm.build import build_denoiser
 from ldm.config import RunConfig
 from ldm.core.config_io import load
 from ldm.core.images import to_float
@@ -14,6 +14,7 @@ from ldm.inference.blend import Blend
 from ldm.inference.canvas import Canvas
 from ldm.inference.pipeline import Request, txt2img
 from ldm.inference.start import Start
+from ldm.model_folder import load_model, save_model
 
 ROOT = Path(__file__).parents[2]
 LEVEL = 2 / 255  # one 8-bit level of a picture in [-1, 1]

@@ -4,12 +4,12 @@ import pytest
 import stages
 import torch
 
-from ldm.build import load_model
 from ldm.config import RunConfig
 from ldm.core.config_io import load
 from ldm.core.rng import NoiseStream
 from ldm.denoiser import bind
 from ldm.inference.pipeline import Request, txt2img
+from ldm.model_folder import load_model
 from ldm.training.fit import fit
 
 SMOKE = stages.ROOT / "configs/smoke/ldm.yaml"

@@ -15,10 +15,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from autoencoder.config import AutoencoderConfig, LossSpec
 from autoencoder.losses import adversarial_terms
 from autoencoder.module import AutoencoderTraining
-from ldm.build import Model, build_grid, build_sampler, load_model
+from ldm.build import Model, build_grid, build_sampler
 from ldm.core.config_io import load
 from ldm.inference import pipeline
 from ldm.inference.pipeline import Request
+from ldm.model_folder import load_model
 from ldm.nets.cond import Cond
 from ldm.nets.guess import GuessSpec, LatentGuess
 from ldm.samplers import SAMPLERS

@@ -4,10 +4,10 @@ import pytest
 import stages
 import torch
 
-from ldm.build import load_model
 from ldm.inference.need import advised, estimate, worth_telling
 from ldm.inference.pipeline import Request, txt2img
 from ldm.inference.placing import Placement, offloaded, placed
+from ldm.model_folder import load_model
 
 CPU = torch.device("cpu")
 REQUEST = Request(prompts=("a red circle",), seeds=(3,), steps=2)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ldm.build import AUTOENCODER, load_model, save_model
+from ldm.model_folder import AUTOENCODER, load_model, save_model
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +27,13 @@ def test_it_is_added_to_what_only_names_a_thing(txt2img, styled, tmp_path):
 
 @pytest.mark.parametrize(
     ("style", "prompt", "name"),
-    [("in oil", "a fox", "a-fox-in-oil-0.png"), ("", "a fox", "a-fox-0.png"), ("in oil", "a fox, small", "a-fox-small-0.png"),
-     ("in oil", "", "picture-0.png")],
-)  # fmt: skip
+    [
+        ("in oil", "a fox", "a-fox-in-oil-0.png"),
+        ("", "a fox", "a-fox-0.png"),
+        ("in oil", "a fox, small", "a-fox-small-0.png"),
+        ("in oil", "", "picture-0.png"),
+    ],
+)
 def test_another_one_and_none_can_be_asked_for(txt2img, styled, style, prompt, name):
     code, lines, (drawn,) = txt2img("--prompt", prompt, "--style", style, model=styled)
     assert code == 0 and drawn.name == name and not any("drawn as" in line for line in lines)

@@ -6,9 +6,9 @@ import pytest
 import stages
 import torch
 
-from ldm.build import LDM
 from ldm.core.bundle import BundleError, load_bundle
 from ldm.core.config_io import load, to_dict
+from ldm.model_folder import LDM
 from ldm.nets.classifier import load_classifier
 from ldm.process.schedule import Cosine
 from ldm.training.classifier import ClassifierConfig, fit

@@ -4,8 +4,8 @@ import pytest
 import stages
 import torch
 
-from ldm.build import load_model
 from ldm.core.bundle import load_bundle
+from ldm.model_folder import load_model
 
 TOWER = ("text={kind: clip, width: 32, layers: 2, heads: 2, max_tokens: 16, pooled: true, trainable: true}",)
 NET = ("net.context_dim=32", "net.pooled_dim=32", "optim.steps=4", "validate_every=4")

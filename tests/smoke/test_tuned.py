@@ -8,8 +8,8 @@ import pytest
 import stages
 from PIL import Image
 
-from ldm.build import load_model
 from ldm.inference.options import sampler_options
+from ldm.model_folder import load_model
 from ldm.samplers.tuned import load_tuned
 
 DRAW = ("--prompt", "a red circle", "--steps", "4", "--spacing", "tuned", "--sampler", "ancestral")

@@ -11,7 +11,7 @@ import stages
 import torch
 from PIL import Image
 
-from ldm.build import build_denoiser, load_model, save_model
+from ldm.build import build_denoiser
 from ldm.config import PredictionSpec, RunConfig
 from ldm.core import command
 from ldm.core.config_io import load
@@ -20,6 +20,7 @@ from ldm.denoiser import bind
 from ldm.inference.lowres import LowRes, low_latent
 from ldm.inference.pipeline import Request, txt2img
 from ldm.inference.upscale import Upscale, upscale
+from ldm.model_folder import load_model, save_model
 
 CONFIG = stages.ROOT / "configs/smoke/upscale.yaml"
 LEVEL = 2 / 255  # one 8-bit level of a picture in [-1, 1]
