@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ldm.nets.words import Ids
+from ldm.nets.words import Extended, Ids
 
 States = Float[Tensor, "b n d"]
 
@@ -98,7 +98,7 @@ class ClipTower(nn.Module):
         self, *, vocab: int, positions: int, width: int, layers: int, heads: int, quick_gelu: bool, depth: int
     ):
         super().__init__()
-        self.token_embedding = nn.Embedding(vocab, width)
+        self.token_embedding: nn.Embedding | Extended = nn.Embedding(vocab, width)
         self.positional_embedding = nn.Parameter(torch.empty(positions, width))
         blocks = nn.ModuleList(Block(width, heads, quick_gelu) for _ in range(layers))
         self.transformer = nn.ModuleDict({"resblocks": blocks})
@@ -123,6 +123,7 @@ class ClipTower(nn.Module):
         """Random weights: unit variance through each layer, less in what is added to the states the deeper they are."""
         width = self.ln_final.weight.shape[0]
         added = (2 * depth * width) ** -0.5
+        assert isinstance(self.token_embedding, nn.Embedding)
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
         for block in self._blocks():
