@@ -12,7 +12,10 @@ sys.path.insert(0, str(ROOT))
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--model", type=Path, default=ROOT / "models" / "emoji", help="model folder")
+    p.add_argument("--model", type=Path, default=ROOT / "models" / "emoji", help="model or diffusers folder, or file")
+    p.add_argument("--prediction", choices=["eps", "v"], help="what a file's network predicts, where no file says it")
+    p.add_argument("--variant", metavar="NAME", help="which weights: ema, non_ema, fp16, ... where there are several")
+    p.add_argument("--allow-pickle", action="store_true", help="read .ckpt and .bin files: tensors, nothing is run")
     p.add_argument("--autoencoder", type=Path, help="bundle of stage 1, with --what autoencoder instead of --model")
     p.add_argument("--data", type=Path, default=ROOT / "data" / "emoji", help="folder of train and heldout_*")
     p.add_argument("--what", default="all", choices=["autoencoder", "concepts", "heldout", "captions", "all"])

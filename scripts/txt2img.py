@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, help="network evaluations along the path")
     p.add_argument("--scale", type=float, help="classifier-free guidance; 1 is the plain model")
     p.add_argument("--guidance", action="append", metavar="KEY=VALUE", help="rule, contrast, lo, hi, ... of guidance")
-    p.add_argument("--weak", type=Path, metavar="FOLDER", help="a weaker model to move away from (autoguidance)")
+    p.add_argument("--weak", type=Path, metavar="MODEL", help="a weaker model to move away from (autoguidance)")
     p.add_argument("--weak-scale", type=float, help="strength of that; 1 is none, 2 the default")
     p.add_argument("--classifier", type=Path, metavar="FILE", help="steer by one of train_classifier.py ...")
     p.add_argument("--label", help="... towards this class of it")

@@ -85,14 +85,13 @@ def assembled(parts: Parts, sha256: str, folder: Path | None) -> Model:
     """
     config, moments = parts.config, moments_of(parts)
     assert isinstance(config.text, ClipSpec) and config.codec.scale is not None
-    with torch.device("meta"):
+    with torch.device("meta"), blank():
         denoise = build_denoiser(config)
         autoencoder = Autoencoder(parts.autoencoder)
-    with blank():  # it has a buffer, which must be computed
         text = ClipEncoder(config.text)
     _fill(denoise.net, parts.net)
     _fill(autoencoder, parts.codec)
-    text.load_state_dict(dict(parts.text))
+    _fill(text, parts.text)
     codec = ScaledCodec(autoencoder, LatentStats((0.0,), (1 / config.codec.scale,)))
     latents = latents_name(latents_hash(parts.codec, to_dict(moments)), config.codec)
     model = Model(config, denoise, config.schedule, codec, text, None, latents, sha256, folder)

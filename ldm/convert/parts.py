@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from autoencoder.model import Autoencoder, AutoencoderSpec
 from ldm.config import RunConfig
+from ldm.core.blank import blank
 from ldm.core.bundle import BundleError
 from ldm.nets.clip import ClipEncoder, ClipSpec
 from ldm.nets.unet import UNet, UNetSpec
@@ -44,7 +45,7 @@ class Parts:
 
 def shapes(spec: UNetSpec | AutoencoderSpec | ClipSpec) -> dict[str, torch.Size]:
     """Names and shapes of the tensors of a network, without its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), blank():
         net: nn.Module
         match spec:
             case UNetSpec():

@@ -1,12 +1,13 @@
-"""The tokenizer files of a diffusers folder, made from the vocabulary that open_clip carries."""
+"""The tokenizer files of a diffusers folder, made from CLIP's vocabulary."""
 
 import json
 from pathlib import Path
 from typing import Literal
 
 from ldm.core.bundle import write_atomically
+from ldm.nets.clip_tokenizer import MARKS, vocabulary
 
-START, END = "<|startoftext|>", "<|endoftext|>"  # transformers' names of open_clip's <start_of_text>, <end_of_text>
+START, END = "<|startoftext|>", "<|endoftext|>"  # transformers' names of the two marks
 
 
 def write_tokenizer(folder: Path, *, pad: Literal["zero", "eot"], max_tokens: int) -> None:
@@ -17,13 +18,10 @@ def write_tokenizer(folder: Path, *, pad: Literal["zero", "eot"], max_tokens: in
         pad: what fills captions up: token 0, which is "!", or the end mark.
         max_tokens: per caption, with the two marks.
     """
-    from open_clip import SimpleTokenizer
-
-    tokenizer = SimpleTokenizer()
-    own = {tokenizer.sot_token_id: START, tokenizer.eot_token_id: END}
-    vocabulary = {own.get(number, token): number for token, number in tokenizer.encoder.items()}
-    merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
-    filler = next(token for token, number in vocabulary.items() if number == 0) if pad == "zero" else END
+    learned = vocabulary()
+    theirs = dict(zip(MARKS, (START, END), strict=True))
+    ids = {theirs.get(piece, piece): number for piece, number in learned.ids.items()}
+    filler = next(piece for piece, number in ids.items() if number == 0) if pad == "zero" else END
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": filler}
     settings = {
         "tokenizer_class": "CLIPTokenizer",
@@ -33,8 +31,8 @@ def write_tokenizer(folder: Path, *, pad: Literal["zero", "eot"], max_tokens: in
         "errors": "replace",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "vocab.json", vocabulary)
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+    write_json(folder / "vocab.json", ids)
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in learned.ranks)]
     write_atomically(folder / "merges.txt", ("\n".join(lines) + "\n").encode())
     write_json(folder / "special_tokens_map.json", special)
     write_json(folder / "tokenizer_config.json", settings | special)

@@ -4,6 +4,8 @@ PyTorch hands a convolution's or a linear layer's weights to oneDNN in plain ord
 call: in the coarse levels of a U-Net that takes longer than the product. A packed layer keeps them laid out. It also
 adds its bias, a residual or a gate while the result is in the registers. The numbers are those of the plain layer.
 
+Operations are called by the name of their overload: to choose one, PyTorch writes down all arguments of one that fails.
+
 Packed weights can neither be trained nor saved nor moved: pack a copy that is only to be evaluated.
 """
 
@@ -84,14 +86,14 @@ class PackedLinear(nn.Module):
         x = _narrowed(x, self.dtype)
         if x.dtype != self.dtype:
             return F.linear(x, *_dense(self.weight, self.bias, x.dtype))
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
 
     def gelu(self, x: Tensor) -> Tensor:
         """gelu of the result."""
         x = _narrowed(x, self.dtype)
         if x.dtype != self.dtype:
             return F.gelu(self(x))
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "none")
+        return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "gelu", [], "none")
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """The result and a residual of its shape."""
@@ -105,7 +107,7 @@ class PackedLinear(nn.Module):
         x = _narrowed(x, self.dtype)
         if x.dtype != self.dtype or other.dtype != self.dtype:
             return other + self(x) if operation == "add" else other * self(x)
-        return torch.ops.mkldnn._linear_pointwise(x, other, self.weight, self.bias, operation)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, operation)
 
 
 class PackedConv2d(nn.Module):
@@ -130,7 +132,8 @@ class PackedConv2d(nn.Module):
         if x.dtype != self.dtype:
             weight, bias = _dense(self.weight, self.bias, x.dtype)
             return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self._geometry(), "none", [], "")
+        how: tuple[Any, ...] = (*self._geometry(), "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise.default(x, self.weight, self.bias, *how)
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """The result and a residual of its shape."""
@@ -138,7 +141,7 @@ class PackedConv2d(nn.Module):
         if x.dtype != self.dtype or residual.dtype != self.dtype:
             return residual + self(x)
         how: tuple[Any, ...] = (*self._geometry(), "add", 1.0, None, [], None)
-        return torch.ops.mkldnn._convolution_pointwise(x, residual, self.weight, self.bias, *how)
+        return torch.ops.mkldnn._convolution_pointwise.binary(x, residual, self.weight, self.bias, *how)
 
     def _geometry(self) -> tuple[Any, ...]:
         return self.padding, self.stride, self.dilation, self.groups

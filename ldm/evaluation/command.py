@@ -10,6 +10,7 @@ import torch
 
 from ldm.build import Model, automatic, build_codec
 from ldm.config import CodecSpec
+from ldm.convert.opening import open_model
 from ldm.core.images import grid, save_png
 from ldm.core.shapes import Image
 from ldm.evaluation.caption_choice import Chooser, measure_choice
@@ -46,7 +47,9 @@ def evaluate(
     if options.autoencoder is not None:
         yield from _stage_one_alone(options, device, measures)
         return
-    model = load_model(options.model).to(device)
+    model = open_model(
+        options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
+    ).to(device)
     plan, draw, sheets = _plan(options, model.config.sample.size), painter(model), []
     asked = [measure for name, measure in DRAWN.items() if options.what in (name, "all")]
     if asked:

@@ -116,7 +116,9 @@ def weak_model(options: argparse.Namespace, model: Model) -> WeakModel | None:
         if options.weak_scale is not None:
             raise ValueError("--weak-scale: there is no weak model to move away from; give --weak")
         return None
-    return load_weak(options.weak, model, 2.0 if options.weak_scale is None else options.weak_scale)
+    scale = 2.0 if options.weak_scale is None else options.weak_scale
+    how = {"prediction": options.prediction, "allow_pickle": options.allow_pickle}
+    return load_weak(options.weak, model, scale, **how)
 
 
 def guidance_spec(given: Sequence[str], model: Model) -> GuidanceSpec:

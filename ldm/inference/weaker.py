@@ -1,10 +1,12 @@
-"""Autoguidance from a second model folder: an earlier or a smaller network of the same latents."""
+"""Autoguidance from a second model: an earlier or a smaller network of the same latents."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ldm.build import Model
+from ldm.convert.opening import is_native, open_model
+from ldm.convert.recipe import Prediction
 from ldm.core.bundle import BundleError
 from ldm.denoiser import Denoiser, bind
 from ldm.guidance.auto import autoguided
@@ -33,14 +35,23 @@ class WeakModel:
         return autoguided(strong, bind(self.model.denoise, condition(self.model)), self.scale)
 
 
-def load_weak(path: str | Path, model: Model, scale: float) -> WeakModel:
-    """A model folder to move `model` away from.
+def load_weak(
+    path: Path, model: Model, scale: float, *, prediction: Prediction | None = None, allow_pickle: bool = False
+) -> WeakModel:
+    """A model to move `model` away from, in any layout.
+
+    Args:
+        path: a model folder, a file or a folder of diffusers.
+        model: the strong one.
+        scale: 1 is the strong model alone.
+        prediction: what the network predicts, where a file does not say.
+        allow_pickle: read pickled files too.
 
     Raises:
         BundleError: missing, damaged, or of other latents.
         ValueError: the scale is below 1, or the model is distilled and has no plain prediction.
     """
-    weak = load_model(path)
+    weak = open_model(path, prediction=None if is_native(path) else prediction, allow_pickle=allow_pickle)
     if weak.latents != model.latents:
         raise BundleError(f"{path}: a model of other latents; autoguidance needs the same autoencoder")
     if weak.config.net.distilled is not None:

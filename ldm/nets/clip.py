@@ -1,8 +1,6 @@
-"""CLIP's text tower, by open_clip: the encoder of Stable Diffusion 1 and 2, or a small one trained from scratch."""
+"""CLIP's text encoder: that of Stable Diffusion 1 and 2, or a small one trained from scratch."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
@@ -10,13 +8,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ldm.nets.clip_package import architecture
+from ldm.nets.clip_pretrained import downloaded
+from ldm.nets.clip_tokenizer import ClipTokenizer
+from ldm.nets.clip_tower import ClipTower
 from ldm.nets.cond import Cond
 from ldm.nets.sentence import Ids, WordMask, require_captions
 from ldm.nets.words import Extended, NewWords
 
-# Letters in the longest token of CLIP's vocabulary. Merging letters takes time that grows with the square of a word's
-# length, so a word is read only as far as it can matter.
-LONGEST_TOKEN = 32
+# What open_clip says of a model with a text tower of CLIP's own kind; what says more is another network.
+PLAIN_MODEL = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
+PLAIN_TEXT = {"context_length", "vocab_size", "width", "heads", "layers"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,21 +95,28 @@ class ClipEncoder(nn.Module):
                 activation, a shape that is not possible, or a download that failed.
         """
         super().__init__()
-        from open_clip import SimpleTokenizer
-
         text = _text_config(spec)
-        self.tokenizer = SimpleTokenizer(context_length=spec.max_tokens)
-        self.clip: Any = _pretrained(spec) if spec.pretrained else _from_scratch(spec, text)
+        self.tokenizer = ClipTokenizer()
         self.width: int = text["width"]
         self.pooled_width: int = self.width if spec.pooled else 0
         self.max_tokens = spec.max_tokens
         self.trainable = spec.trainable
-        self.pad = self.tokenizer.eot_token_id if spec.pad == "eot" else 0
+        self.pad = self.tokenizer.end if spec.pad == "eot" else 0
         self.attend_all = spec.attend == "all"
         self.last = text["layers"] - 1
         self.taken = self.last - (spec.layer == "penultimate")
-        _keep_text_only(self.clip, self.last if spec.pooled else self.taken)
-        self.words = NewWords(self.tokenizer.vocab_size)
+        self.clip = ClipTower(
+            vocab=self.tokenizer.size,
+            positions=spec.max_tokens,
+            width=self.width,
+            layers=1 + (self.last if spec.pooled else self.taken),
+            heads=text["heads"],
+            quick_gelu=text["quick_gelu"],
+            depth=text["layers"],
+        )
+        if spec.pretrained:
+            self.clip.load_state_dict(downloaded(spec.model, spec.pretrained, self.clip.state_dict()))
+        self.words = NewWords(self.tokenizer.size)
         self.requires_grad_(spec.trainable)
 
     def forward(self, captions: Sequence[str]) -> Cond:
@@ -117,15 +126,12 @@ class ClipEncoder(nn.Module):
 
     def encode(self, ids: Ids, mask: WordMask) -> Cond:
         """States of tokenised captions; tensors in, tensors out, so that it compiles."""
-        indices = [self.taken] if not self.pooled_width else sorted({self.taken, self.last})
-        states: list[Tensor] = self.clip.forward_intermediates(
-            text=ids, text_indices=indices, intermediates_only=True, normalize_intermediates=True
-        )["text_intermediates"]
+        tokens, *last = self.clip(ids, [self.taken, self.last] if self.pooled_width else [self.taken])
         pooled = None
         if self.pooled_width:
             end = mask.sum(1, keepdim=True) - 1
-            pooled = states[-1].take_along_dim(end.unsqueeze(-1), dim=1).squeeze(1)
-        return Cond(states[0], None if self.attend_all else mask, pooled)
+            pooled = last[0].take_along_dim(end.unsqueeze(-1), dim=1).squeeze(1)
+        return Cond(tokens, None if self.attend_all else mask, pooled)
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Ids, WordMask]:
         """Token ids (b, max_tokens), and which of them are not padding; what does not fit is left out.
@@ -135,11 +141,11 @@ class ClipEncoder(nn.Module):
         """
         require_captions(captions)
         room = self.max_tokens - 2
-        return self.framed([self.spell(" ".join(self._words(caption)))[:room] for caption in captions])
+        return self.framed([self.spell(" ".join(caption.split()))[:room] for caption in captions])
 
     def framed(self, rows: Sequence[Sequence[int]]) -> tuple[Ids, WordMask]:
         """Ids of at most `max_tokens` - 2 tokens, with end marks and padding, and which of them are not padding."""
-        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
+        start, end = self.tokenizer.start, self.tokenizer.end
         ids = torch.full((len(rows), self.max_tokens), self.pad)
         lengths = torch.zeros(len(rows), dtype=torch.long)
         for row, pieces in enumerate(rows):
@@ -152,11 +158,11 @@ class ClipEncoder(nn.Module):
         """The words that do not fit, as typed; empty if all do. A word of which only a part fits is cut."""
         require_captions([caption])
         room = self.max_tokens - 2
-        words = self._words(caption)
+        words = caption.split()
         if len(self.spell(" ".join(words))) <= room:
             return ""
         ends = accumulate(len(self.spell(word)) for word in words)
-        return " ".join(word for word, end in zip(caption.split(), ends, strict=True) if end > room)
+        return " ".join(word for word, end in zip(words, ends, strict=True) if end > room)
 
     def spell(self, text: str) -> list[int]:
         """Ids of the tokens of a text, and of the vectors of new words."""
@@ -177,76 +183,20 @@ class ClipEncoder(nn.Module):
         """Whether the vocabulary has `word` as one token."""
         return len(self.tokenizer.encode(word)) == 1
 
-    def _words(self, caption: str) -> list[str]:
-        return [word[: self.max_tokens * LONGEST_TOKEN] for word in caption.split()]
-
 
 def _text_config(spec: ClipSpec) -> dict[str, Any]:
-    """open_clip's text configuration of the model, with the shape and length of `spec`."""
-    import open_clip
-
-    config = open_clip.get_model_config(spec.model)
+    """Width, heads, layers and activation of the model, with the shape of `spec`."""
+    config = architecture(spec.model)
     if config is None:
         raise ValueError(f"text.model: open_clip has no '{spec.model}'; open_clip.list_models() names them")
     text = config["text_cfg"]
-    if config.get("custom_text") or "multimodal_cfg" in config or {"hf_model_name", "hf_tokenizer_name"} & text.keys():
+    if config.keys() - PLAIN_MODEL or text.keys() - PLAIN_TEXT:
         raise ValueError(f"text.model: '{spec.model}' has no plain CLIP text tower; use one such as ViT-B-32")
     if spec.pretrained and spec.max_tokens != text["context_length"]:
         raise ValueError(f"text.max_tokens: {spec.max_tokens}; pretrained weights need {text['context_length']}")
-    text = text | spec.shape | {"context_length": spec.max_tokens}
+    text = text | spec.shape | {"quick_gelu": config.get("quick_gelu", False)}
     if text["width"] % text["heads"]:
         raise ValueError(f"text.heads: {text['heads']} does not divide width {text['width']}")
     if spec.layer == "penultimate" and text["layers"] < 2:
         raise ValueError("text.layer: 'penultimate' needs at least 2 layers, and there is 1; use 'last'")
     return text
-
-
-def _from_scratch(spec: ClipSpec, text: dict[str, Any]) -> nn.Module:
-    """A CLIP with random weights whose picture tower is as small as can be, since it is dropped."""
-    import open_clip
-
-    vision = open_clip.CLIPVisionCfg(layers=1, width=1, head_width=1, patch_size=1, image_size=1)
-    quick_gelu = open_clip.get_model_config(spec.model).get("quick_gelu", False)
-    return open_clip.CLIP(1, vision, open_clip.CLIPTextCfg(**text), quick_gelu=quick_gelu)
-
-
-def _pretrained(spec: ClipSpec) -> nn.Module:
-    """A CLIP with downloaded weights. open_clip itself only warns when the activation is the wrong one."""
-    import open_clip
-
-    tags = open_clip.list_pretrained_tags_by_model(spec.model)
-    if spec.pretrained not in tags:
-        raise ValueError(f"text.pretrained: '{spec.pretrained}' is no tag of {spec.model}; known: {', '.join(tags)}")
-    built = open_clip.get_model_config(spec.model).get("quick_gelu", False)
-    trained = open_clip.get_pretrained_cfg(spec.model, spec.pretrained).get("quick_gelu", False)
-    if built != trained:
-        other = f"{spec.model}-quickgelu" if trained else spec.model.removesuffix("-quickgelu")
-        raise ValueError(f"text.model: '{spec.pretrained}' was trained with the other activation; use '{other}'")
-    try:
-        with _without_log():  # of every retry; the error below says it once
-            return open_clip.create_model(spec.model, pretrained=spec.pretrained)
-    except (RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise ValueError(
-            f"text.pretrained: the weights '{spec.pretrained}' of {spec.model} are downloaded once, which failed; "
-            f"go online, or set pretrained to null and load a file ({reason})"
-        ) from error
-
-
-@contextmanager
-def _without_log() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def _keep_text_only(clip: Any, last: int) -> None:
-    """Drop what the states up to layer `last` do not need: the picture tower, later layers, the projections."""
-    clip.visual = None
-    clip.text_projection = None
-    clip.logit_scale = None
-    clip.logit_bias = None
-    clip.transformer.prune_intermediate_layers([last])

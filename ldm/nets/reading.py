@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm.nets.clip import LONGEST_TOKEN
 from ldm.nets.cond import Cond
 from ldm.nets.prompt import Prompt
 from ldm.nets.text import TextEncoder
@@ -104,7 +103,7 @@ def _ends(text: TextEncoder, prompt: Prompt) -> list[tuple[list[Piece], int]]:
     index = used = since_comma = 0
     loose = 0  # words since the last comma of the chunk
     for word, weight in prompt.words():
-        pieces = [(token, weight) for token in text.spell(word[: text.max_tokens * LONGEST_TOKEN])[:room]]
+        pieces = [(token, weight) for token in text.spell(word)[:room]]
         if used + len(pieces) > room:
             index += 1
             moved = loose if since_comma <= room // SHARE and since_comma + len(pieces) <= room else 0

@@ -18,9 +18,9 @@ TARGETS = {
     "transformer": r"to_q|to_k|to_v|to_out|linear_in|linear_out|proj_in|proj_out",
     "all": r"to_q|to_k|to_v|to_out|linear_in|linear_out|proj_in|proj_out|conv1|conv2|conv|emb|skip|linear1|linear2",
 }
-# Of a CLIP tower the feed-forward layers. Its attention is one module of torch, whose weights peft changes and changes
-# back in every step: they would drift by rounding, and no checkpoint has what is frozen.
-TOWER = r"c_fc|c_proj"
+# Of a CLIP tower the feed-forward layers and the last one of an attention. Queries, keys and values come from one
+# stacked matrix, under the name that stored models have for it; it is no layer of its own, which peft could adapt.
+TOWER = r"out_proj|c_fc|c_proj"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = {
     "diffusers",
+    "ftfy",
     "lightning",
     "lpips",
     "matplotlib",
@@ -16,8 +17,10 @@ HEAVY = {
     "peft",
     "pytorch_lightning",
     "scipy",
+    "sympy",
     "tensorboard",
     "timm",
+    "torch._dynamo",
     "torchmetrics",
     "torchvision",
     "transformers",
@@ -27,11 +30,25 @@ START = {
     "build": "import ldm.build",
     "script": "import runpy; runpy.run_path('scripts/txt2img.py', run_name='imported')",
 }
+DRAWN = """
+import runpy, sys, tempfile
+from pathlib import Path
+sys.path.append("tests/convert")
+import small
+from ldm.convert.diffusers import write_diffusers
+with tempfile.TemporaryDirectory() as out:
+    write_diffusers(small.made("1"), Path(out) / "model")
+    size = ["--width", "32", "--height", "32", "--steps", "1", "--device", "cpu"]
+    sys.argv = ["txt2img.py", "--model", f"{out}/model", "--prompt", "a red apple", "--out", out, *size]
+    sys.path.remove("tests/convert")
+    runpy.run_path("scripts/txt2img.py", run_name="imported")["main"]()
+    assert list(Path(out).glob("*.png"))
+"""
 
 
 def imported_by(code: str) -> set[str]:
-    """Top-level packages in a fresh interpreter after `code`."""
-    report = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    """Modules in a fresh interpreter after `code`."""
+    report = "import sys; print(*sorted(sys.modules))"
     result = subprocess.run(
         [sys.executable, "-c", f"{code}\n{report}"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -42,6 +59,10 @@ def imported_by(code: str) -> set[str]:
 @pytest.mark.parametrize("start", START)
 def test_drawing_imports_nothing_heavy(start):
     assert not imported_by(START[start]) & HEAVY
+
+
+def test_drawing_with_a_stable_diffusion_folder_imports_nothing_heavy():
+    assert not imported_by(DRAWN) & HEAVY
 
 
 def test_a_heavy_import_is_noticed():

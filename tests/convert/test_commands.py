@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import small
 import torch
@@ -58,6 +59,19 @@ def test_a_file_is_drawn_with(run, file, tmp_path):
     assert code == 2 and errors == [f"error: {tmp_path / 'none.safetensors'}: no such file"]
     code, _, errors = run("txt2img", "--model", tmp_path / "none", *options)
     assert code == 2 and len(errors) == 1 and "no such model folder" in errors[0]
+
+
+def test_a_file_can_be_the_weak_model_and_be_measured(run, file, tmp_path):
+    options = ["--steps", "1", "--width", "32", "--height", "32", "--device", "cpu", "--dtype", "float32"]
+    options += ["--model", file, "--prompt", "a cat", "--scale", "1"]
+    drawn = [
+        run("txt2img", *options, *more, "--out", tmp_path / out)
+        for out, more in {"alone": [], "itself": ["--weak", file, "--weak-scale", "3"]}.items()
+    ]
+    alone, itself = (np.asarray(Image.open(lines[0])).astype(int) for _, lines, _ in drawn)
+    assert abs(alone - itself).max() <= 1  # a model moved away from itself stays where it is
+    code, _, errors = run("evaluate", "--model", file, "--what", "captions", "--data", tmp_path / "no data")
+    assert code == 2 and len(errors) == 1 and "no data" in errors[0]  # the model was opened
 
 
 def test_all_layouts_make_the_same_model(run, file, tmp_path):

@@ -78,6 +78,46 @@ def test_states_are_those_of_transformers(model, activation, pad, layer, pooled)
         assert cond.pooled is None
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("layer", ["last", "penultimate"])
+@pytest.mark.parametrize("model", ["ViT-B-32-quickgelu", "ViT-B-32"])
+@torch.no_grad()
+def test_states_are_those_of_open_clip(model, layer, pooled):
+    vision = open_clip.CLIPVisionCfg(layers=1, width=64, patch_size=32, image_size=32)
+    theirs = open_clip.CLIP(8, vision, open_clip.CLIPTextCfg(**SMALL), quick_gelu="quick" in model)
+    ours = small(model=model, layer=layer, pooled=pooled)
+    for parameter in (p for p in theirs.parameters() if p.ndim):  # far from the identity
+        parameter.add_(0.3 * torch.randn_like(parameter) / max(1, parameter[:1].numel()) ** 0.5)
+    ours.clip.load_state_dict({name: theirs.state_dict()[name] for name in ours.clip.state_dict()})
+    ids, mask = ours.tokenize(TEXTS)
+    found = theirs.forward_intermediates(text=ids, intermediates_only=True, normalize_intermediates=True)
+    states = found["text_intermediates"]
+    cond = ours.encode(ids, mask)
+    scale = states[-1].abs().max()
+    assert (cond.tokens - states[-1 if layer == "last" else -2]).abs().max() < 1e-6 * scale
+    if pooled:
+        assert (cond.pooled - states[-1][torch.arange(len(ids)), mask.sum(1) - 1]).abs().max() < 1e-6 * scale
+
+
+@pytest.mark.parametrize("layer", ["last", "penultimate"])
+def test_tensors_have_the_names_of_stored_models(layer):
+    vision = open_clip.CLIPVisionCfg(layers=1, width=64, patch_size=32, image_size=32)
+    theirs = open_clip.CLIP(8, vision, open_clip.CLIPTextCfg(**SMALL)).state_dict()
+    unused = ("visual.", "text_projection", "logit_scale", *(["transformer.resblocks.2."] if layer != "last" else []))
+    wanted = {f"clip.{name}": tensor.shape for name, tensor in theirs.items() if not name.startswith(unused)}
+    assert {name: tensor.shape for name, tensor in small(layer=layer).state_dict().items()} == wanted
+
+
+def test_random_weights_are_as_large_as_open_clips():
+    vision = open_clip.CLIPVisionCfg(layers=1, width=64, patch_size=32, image_size=32)
+    theirs = open_clip.CLIP(8, vision, open_clip.CLIPTextCfg(**SMALL)).state_dict()
+    for name, tensor in small().clip.state_dict().items():
+        if tensor.numel() > 1000:
+            assert abs(tensor.std() / theirs[name].std() - 1) < 0.06, name
+        elif not name.endswith(("c_fc.bias", "c_proj.bias")):  # their layers draw those
+            assert torch.equal(tensor, theirs[name]), name
+
+
 @torch.no_grad()
 def test_the_activations_differ():
     weights = small(model="ViT-B-32").clip.state_dict()
