@@ -16,11 +16,11 @@ from ldm.core.precision import autocast, dtype_of
 from ldm.core.shapes import Image
 from ldm.data.ahead import Ahead
 from ldm.data.buckets import BucketOrder
-from ldm.data.caching import Encoders
 from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import Batch, LatentCache, collated
 from ldm.data.position import ResumableSampler
 from ldm.data.records import CaptionSource
+from ldm.data.shards import Encoders
 from ldm.data.tar import PIPE
 from ldm.data.variety import Variety
 from ldm.inference.lowres import low_versions

@@ -83,10 +83,8 @@ def _take_over(model: Model, started: Model, parts: tuple[str, ...]) -> None:
         raise ValueError(f"--init: {started.folder} has a network of another shape ({first})") from error
 
 
-def ready_guess(
-    model: Model, seen: LatentCache, out: Path, start: LatentGuess | None = None
-) -> UnseenGuesses | None:
-    """Train the guess of a model, if it has one, or take it from `out` or `start`; see `train_guess`, `train_unseen`."""
+def ready_guess(model: Model, seen: LatentCache, out: Path, start: LatentGuess | None = None) -> UnseenGuesses | None:
+    """Train the guess of a model, if it has one, or take it from `out` or `start`: `train_guess`, `train_unseen`."""
     if model.guess is None:
         return None
     null = cacheable(model, [""]).phrases
