@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, distributed
+
+Rows = TypeVar("Rows", Tensor, list[int])
 
 
 class LostProcessError(OSError):
@@ -53,8 +55,8 @@ class World:
         """Whether this is the process that writes what only one should."""
         return self.rank == 0
 
-    def rows(self, whole: Tensor) -> Tensor:
-        """This process's rows of a tensor of the whole batch; the tensor itself for a process that is alone."""
+    def rows(self, whole: Rows) -> Rows:
+        """This process's rows of a tensor, or list, of the whole batch; the same for a process that is alone."""
         return whole if self.size == 1 else whole[self.rank :: self.size]
 
     def share(self, batch: int, name: str = "data.batch") -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ldm.build import Model
-from ldm.config import DataSpec, RunConfig
+from ldm.config import DataSpec, Encode, RunConfig
 from ldm.core.optim import OptimSpec
 from ldm.core.precision import AUTO
 from ldm.training.lora import LoraSpec
@@ -37,6 +37,7 @@ class FinetuneData:
         views: of each picture, as in `DataSpec`.
         drop_caption: share of captions replaced by the empty one; where there is a prior, of its captions only.
         cache: folder of cached latents and text states.
+        encode: when it is filled, as in `DataSpec`.
     """
 
     train: str = ""
@@ -46,6 +47,7 @@ class FinetuneData:
     views: int = 1
     drop_caption: float = 0.1
     cache: str = "runs/cache"
+    encode: Encode = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +132,7 @@ def run_config(config: FinetuneConfig, model: Model) -> RunConfig:
         views=config.data.views,
         drop_caption=config.data.drop_caption,
         cache=config.data.cache,
+        encode=config.data.encode,
     )
     return replace(
         model.config,

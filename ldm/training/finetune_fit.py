@@ -8,18 +8,21 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import ConcatDataset, Subset
 
 from ldm.build import Model, load_model, save_model
 from ldm.core.config_io import dump_yaml
 from ldm.core.distributed import TrainerSpec, join
 from ldm.core.lock import claimed
 from ldm.core.trainer import make_trainer, steps_done, train
-from ldm.data.folder import FolderSpec, ImageFolder
-from ldm.data.latents import Batch, collated
+from ldm.data.along import GrowingCache
+from ldm.data.folder import FolderSpec, read_listing
+from ldm.data.record import Listing
+from ldm.data.records import CaptionSource
+from ldm.data.shards import Batch
 from ldm.nets.embedding_file import save_word
 from ldm.nets.lora import Lora, save_lora
-from ldm.training.datamodule import cached, train_loader, val_loader
+from ldm.training.datamodule import cached, load, train_loader, training_latents, val_loader
 from ldm.training.finetune import FinetuneConfig, FullSpec, run_config
 from ldm.training.lora import LoraSpec, inject, trained, without_adapters
 from ldm.training.module import Kept, LatentDiffusion
@@ -50,7 +53,8 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
         lightning.seed_everything(config.seed, verbose=False)
         done = steps_done(out)
         _same_run(config, out)
-        captions = _captions(config)
+        listing = _listing(config)
+        captions = [str(record.columns["caption"]) for record in listing.records]
         model = load_model(config.model)
         model = replace(model, config=run_config(config, model))
         drawn = _prior(config, model, captions, out)
@@ -58,7 +62,7 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
             model = model.passing_over([config.token] if config.token else [])
         _make_trainable(config, model)
         prior = None if drawn is None else cached(model, str(drawn), 1)
-        seen, held_out = _latents(config, model)
+        seen, held_out = _latents(config, model, listing)
         (out / SETTINGS).write_text(dump_yaml(config), encoding="utf-8")
         module = LatentDiffusion(model, kept=_kept(config, model))
         trainer = make_trainer(
@@ -107,13 +111,15 @@ def _settled(config: FinetuneConfig, name: str) -> Any:
     return Path(config.model).resolve() if name == "model" else getattr(config, name)
 
 
-def _captions(config: FinetuneConfig) -> list[str]:
-    """The pictures' own captions."""
+def _listing(config: FinetuneConfig) -> Listing:
+    """The pictures with their own captions."""
     if not config.data.train:
         raise ValueError("--data: name the folder of your pictures")
-    source = "auto" if config.wording.reads_captions else "none"
-    folder = ImageFolder(FolderSpec(path=config.data.train, captions=source))  # type: ignore[arg-type]
-    return [str(record.columns["caption"]) for record in folder.records]
+    return read_listing(FolderSpec(path=config.data.train, captions=_source(config)))
+
+
+def _source(config: FinetuneConfig) -> CaptionSource:
+    return "auto" if config.wording.reads_captions else "none"
 
 
 def _prior(config: FinetuneConfig, model: Model, captions: list[str], out: Path) -> Path | None:
@@ -133,13 +139,16 @@ def _make_trainable(config: FinetuneConfig, model: Model) -> None:
             add_word(model, spec, config.token, config.seed)
 
 
-def _latents(config: FinetuneConfig, model: Model) -> tuple[Any, Any]:
+def _latents(config: FinetuneConfig, model: Model, listing: Listing) -> tuple[Any, Any]:
     """Training and validation latents, with their captions as they are worded here."""
-    source: Any = "auto" if config.wording.reads_captions else "none"
-    seen = cached(model, config.data.train, config.data.views, captions=source, word=config.wording)
-    if config.data.val is None:
-        return seen, Subset(seen, range(0, len(seen), -(-len(seen) // WATCHED)))
-    return seen, cached(model, config.data.val, 1, captions=source, word=config.wording)
+    data, word, source = config.data, config.wording, _source(config)
+    seen = training_latents(model, data.train, data.views, captions=source, word=word, listing=listing)
+    if data.val is not None:
+        return seen, cached(model, data.val, 1, captions=source, word=word)
+    if isinstance(seen, GrowingCache):
+        few = cached(model, data.train, 1, limit=WATCHED, captions=source, word=word, listing=listing)
+        return seen, few
+    return seen, Subset(seen, range(0, len(seen), -(-len(seen) // WATCHED)))
 
 
 def _kept(config: FinetuneConfig, model: Model) -> Kept | None:
@@ -161,8 +170,10 @@ def _loader(config: FinetuneConfig, seen: Any, prior: Any, done: int) -> Iterabl
     batch = config.data.batch
     if config.kept is None:
         return train_loader(seen, len(seen), batch, config.seed, done)
-    order = TwoSets((len(seen), len(prior)), batch, config.kept.rows(batch), config.seed, done)
-    return DataLoader(ConcatDataset([seen, prior]), batch, sampler=order, collate_fn=collated)
+    growing = seen if isinstance(seen, GrowingCache) else None
+    parts = None if growing is None else growing.parts.rows
+    order = TwoSets((len(seen), len(prior)), batch, config.kept.rows(batch), config.seed, parts)
+    return load(ConcatDataset([seen, prior]), order, done, growing)
 
 
 def _write(config: FinetuneConfig, module: LatentDiffusion, out: Path) -> Path:

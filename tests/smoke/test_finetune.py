@@ -52,7 +52,12 @@ def pixels(drawn) -> list:
 
 @pytest.mark.slow
 def test_a_lora_changes_what_its_word_names_and_can_be_merged(finetune, txt2img, model_folder, tmp_path):
-    prior = ("prior.pictures=4", "prior.steps=1", 'prompts=["a red circle, {token}", "a red circle"]')
+    prior = (
+        "data.encode=along",
+        "prior.pictures=4",
+        "prior.steps=1",
+        'prompts=["a red circle, {token}", "a red circle"]',
+    )
     code, err, out = finetune("--token", "scribble", changes=prior)
     assert code == 0, err
     assert Path(out[-1]).name == "lora.safetensors" and out[0].startswith("first step done ")
