@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import ConcatDataset, Subset
 
 from ldm.build import Model, load_model, save_model
+from ldm.core.bundle import write_atomically
 from ldm.core.config_io import dump_yaml
 from ldm.core.distributed import TrainerSpec, join
 from ldm.core.lock import claimed
@@ -31,6 +32,7 @@ from ldm.training.samples import Samples
 from ldm.training.textual_inversion import WordSpec, add_word
 
 SETTINGS, MODEL, LORA, WORD = "config.yaml", "model", "lora.safetensors", "word.safetensors"
+STARTED_FROM = "started-from.txt"  # what the model of a run is, wherever its folder may have gone since
 WATCHED = 64  # training pictures that stand in for held-out ones where there are none
 
 
@@ -56,6 +58,7 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
         listing = _listing(config)
         captions = [str(record.columns["caption"]) for record in listing.records]
         model = load_model(config.model)
+        _same_model(model, out)
         model = replace(model, config=run_config(config, model))
         drawn = _prior(config, model, captions, out)
         if not isinstance(config.learn, WordSpec):  # which the guess reads, and so teaches
@@ -63,6 +66,7 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
         _make_trainable(config, model)
         prior = None if drawn is None else cached(model, str(drawn), 1)
         seen, held_out = _latents(config, model, listing)
+        write_atomically(out / STARTED_FROM, _identity(model).encode())
         (out / SETTINGS).write_text(dump_yaml(config), encoding="utf-8")
         module = LatentDiffusion(model, kept=_kept(config, model))
         trainer = make_trainer(
@@ -99,16 +103,29 @@ def _same_run(config: FinetuneConfig, out: Path) -> None:
     if not (out / SETTINGS).is_file():
         return
     before = load(out / SETTINGS, FinetuneConfig)
-    for name in ("model", "data", "learn", "token", "subject", "prior", "prompts", "seed"):
+    for name in ("data", "learn", "token", "subject", "prior", "prompts", "seed"):
         if _settled(before, name) != _settled(config, name):
-            raise ValueError(
-                f"--out: {out} holds a run with another {name}; give another folder, or remove it to start again"
-            )
+            raise _another(out, name)
 
 
 def _settled(config: FinetuneConfig, name: str) -> Any:
-    """A field, with a folder as what it is and not as it was typed."""
-    return Path(config.model).resolve() if name == "model" else getattr(config, name)
+    """A field, without what does not change the steps of a run."""
+    return replace(config.data, cache="") if name == "data" else getattr(config, name)
+
+
+def _same_model(model: Model, out: Path) -> None:
+    """A folder holds a run of one model, known by the weights of its networks and of its encoder."""
+    path = out / STARTED_FROM
+    if path.is_file() and path.read_text(encoding="utf-8") != _identity(model):
+        raise _another(out, "model")
+
+
+def _identity(model: Model) -> str:
+    return f"{model.sha256} {model.latents}\n"
+
+
+def _another(out: Path, name: str) -> ValueError:
+    return ValueError(f"--out: {out} holds a run with another {name}; give another folder, or remove it to start again")
 
 
 def _listing(config: FinetuneConfig) -> Listing:

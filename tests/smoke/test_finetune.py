@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from ldm.build import LDM, load_model
 from ldm.core import command
-from ldm.core.bundle import load_bundle
+from ldm.core.bundle import load_bundle, save_bundle
 from ldm.inference.adapters import add_words
 from ldm.nets.lora import read_tensors
 
@@ -151,6 +151,27 @@ def test_a_folder_holds_one_run(finetune, tmp_path, model_folder):
     recipe = (stages.ROOT / "configs/smoke/finetune.yaml").read_text()
     (tmp_path / "run/config.yaml").write_text(recipe)
     code, err, _ = finetune()
+    assert code == 2 and "holds a run with another data" in err[-1]
+
+
+@pytest.mark.slow
+def test_a_run_knows_its_model_by_what_it_is_and_not_by_where_it_lies(finetune, shapes, model_folder, tmp_path):
+    def resumed(model, steps, cache="cache"):
+        more = (f"optim.steps={steps}", f"data.cache={tmp_path}/{cache}", f"model={model}")
+        return finetune(changes=more)
+
+    here, there, other = (tmp_path / name for name in ("here", "there", "other"))
+    shutil.copytree(model_folder, here)
+    assert resumed(here, 4)[0] == 0
+    here.rename(there)
+    code, err, _ = resumed(there, 6, "another-cache")
+    assert code == 0, err
+    assert torch.load(tmp_path / "run/last.ckpt", weights_only=True)["global_step"] == 6
+    bundle = load_bundle(there / LDM)
+    weights = {name: weight + 0.01 for name, weight in bundle.weights.items()}
+    shutil.copytree(there, other)
+    save_bundle(other / LDM, bundle.config, weights, **bundle.meta)
+    code, err, _ = resumed(other, 8)
     assert code == 2 and "holds a run with another model" in err[-1]
 
 
