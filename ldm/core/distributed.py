@@ -26,11 +26,12 @@ class TrainerSpec:
     """How the processes that torchrun or SLURM started work together.
 
     Attributes:
-        strategy: "ddp": every process holds the whole model. There is no other yet.
+        strategy: "ddp": every process holds the whole model; "fsdp": each holds a part of every weight, see
+            `ldm.core.sharded`, for stage 2 and for fine-tuning all weights.
         timeout: seconds after which a process that does not answer counts as lost, and the run ends.
     """
 
-    strategy: Literal["ddp"] = "ddp"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     timeout: float = 1800.0
 
     def __post_init__(self) -> None:

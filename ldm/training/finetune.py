@@ -5,6 +5,7 @@ from typing import Literal
 
 from ldm.build import Model
 from ldm.config import DataSpec, Encode, RunConfig
+from ldm.core.distributed import TrainerSpec
 from ldm.core.optim import OptimSpec
 from ldm.core.precision import AUTO
 from ldm.training.lora import LoraSpec
@@ -64,6 +65,7 @@ class FinetuneConfig:
         prompts: drawn before, during and after, templates as `data.caption`; none: captions of the data, and everyday
             things in the words of the captions.
         optim: optimiser, learning rate and length.
+        trainer: how the processes work together where there are several.
         precision: as in `RunConfig`.
         validate_every: steps between validations, at which the prompts are drawn.
         save_every: steps between checkpoints.
@@ -80,6 +82,7 @@ class FinetuneConfig:
     prior: PriorSpec | None = None
     prompts: tuple[str, ...] = ()
     optim: OptimSpec = field(default_factory=OptimSpec)
+    trainer: TrainerSpec = field(default_factory=TrainerSpec)
     precision: str = AUTO
     validate_every: int = 200
     save_every: int = 100
@@ -138,6 +141,7 @@ def run_config(config: FinetuneConfig, model: Model) -> RunConfig:
         model.config,
         data=data,
         optim=config.optim,
+        trainer=config.trainer,
         precision=config.precision,
         validate_every=config.validate_every,
         save_every=config.save_every,

@@ -13,7 +13,7 @@ from torch.utils.data import ConcatDataset, Subset
 from ldm.build import Model, load_model, save_model
 from ldm.core.bundle import write_atomically
 from ldm.core.config_io import dump_yaml
-from ldm.core.distributed import TrainerSpec, join
+from ldm.core.distributed import World, join, world
 from ldm.core.lock import claimed
 from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.data.along import GrowingCache
@@ -27,11 +27,12 @@ from ldm.training.datamodule import cached, load, train_loader, training_latents
 from ldm.training.finetune import FinetuneConfig, FullSpec, run_config
 from ldm.training.lora import LoraSpec, inject, trained, without_adapters
 from ldm.training.module import Kept, LatentDiffusion
-from ldm.training.prior import TwoSets, draw_prior, prompts
+from ldm.training.prior import FOLDER, TwoSets, draw_prior, prompts
 from ldm.training.samples import Samples
 from ldm.training.textual_inversion import WordSpec, add_word
 
-SETTINGS, MODEL, LORA, WORD = "config.yaml", "model", "lora.safetensors", "word.safetensors"
+SETTINGS = "config.yaml"
+RESULTS = {"full": "model", "lora": "lora.safetensors", "word": "word.safetensors"}
 STARTED_FROM = "started-from.txt"  # what the model of a run is, wherever its folder may have gone since
 WATCHED = 64  # training pictures that stand in for held-out ones where there are none
 
@@ -49,8 +50,8 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
             training left the finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
-    if join(TrainerSpec()).size > 1:
-        raise ValueError("torchrun: fine-tuning runs in one process; train_ldm.py --init goes on from a model in many")
+    here = join(config.trainer)
+    _check_processes(config, here)
     with claimed(out):
         lightning.seed_everything(config.seed, verbose=False)
         done = steps_done(out)
@@ -66,21 +67,36 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
         _make_trainable(config, model)
         prior = None if drawn is None else cached(model, str(drawn), 1)
         seen, held_out = _latents(config, model, listing)
-        write_atomically(out / STARTED_FROM, _identity(model).encode())
-        (out / SETTINGS).write_text(dump_yaml(config), encoding="utf-8")
-        module = LatentDiffusion(model, kept=_kept(config, model))
+        if here.first:
+            write_atomically(out / STARTED_FROM, _identity(model).encode())
+            write_atomically(out / SETTINGS, dump_yaml(config).encode())
+        module = LatentDiffusion(model, kept=_kept(config, model, here))
         trainer = make_trainer(
             out,
             steps=config.optim.steps,
             precision=config.precision,
             validate_every=min(config.validate_every, config.optim.steps),
             save_every=config.save_every,
+            spec=config.trainer,
             keep=config.keep,
             callbacks=(Samples(config.prompts_for(captions), out), FirstStep(began or time.monotonic())),
             wandb=config.logger == "wandb",
         )
         train(trainer, module, (_loader(config, seen, prior, done), val_loader(held_out)), out)
-        return _write(config, module, out)
+        return _write(config, module, out, here)
+
+
+def _check_processes(config: FinetuneConfig, here: World) -> None:
+    """What several processes can share."""
+    if here.size == 1:
+        return
+    if isinstance(config.learn, WordSpec):
+        raise ValueError("torchrun: textual inversion runs in one process; start it without torchrun")
+    if config.trainer.strategy == "fsdp" and not isinstance(config.learn, FullSpec):
+        raise ValueError("trainer.strategy: 'fsdp' is for --method full and dreambooth; set it to ddp")
+    here.share(config.data.batch)
+    if config.kept is not None:
+        here.share(config.kept.rows(config.data.batch), "prior.share of data.batch, in rows")
 
 
 class FirstStep(Callback):
@@ -143,7 +159,10 @@ def _prior(config: FinetuneConfig, model: Model, captions: list[str], out: Path)
     """Folder of what the model draws before it is changed; None: nothing is kept."""
     if config.kept is None:
         return None
-    return draw_prior(model, config.kept, prompts(config.kept, captions, config.subject), config.seed, out)
+    if world().first:
+        draw_prior(model, config.kept, prompts(config.kept, captions, config.subject), config.seed, out)
+    world().wait()
+    return out / FOLDER
 
 
 def _make_trainable(config: FinetuneConfig, model: Model) -> None:
@@ -168,11 +187,11 @@ def _latents(config: FinetuneConfig, model: Model, listing: Listing) -> tuple[An
     return seen, Subset(seen, range(0, len(seen), -(-len(seen) // WATCHED)))
 
 
-def _kept(config: FinetuneConfig, model: Model) -> Kept | None:
+def _kept(config: FinetuneConfig, model: Model, here: World) -> Kept | None:
     """How the prior is kept: adapters can be switched off, and then the model itself says what it drew."""
     if config.kept is None:
         return None
-    rows = config.kept.rows(config.data.batch)
+    rows = here.share(config.kept.rows(config.data.batch))
     if not isinstance(config.learn, LoraSpec) or config.learn.text:
         return Kept(rows)
 
@@ -193,21 +212,22 @@ def _loader(config: FinetuneConfig, seen: Any, prior: Any, done: int) -> Iterabl
     return load(ConcatDataset([seen, prior]), order, done, growing)
 
 
-def _write(config: FinetuneConfig, module: LatentDiffusion, out: Path) -> Path:
-    """The result, with averaged weights."""
+def _write(config: FinetuneConfig, module: LatentDiffusion, out: Path, here: World) -> Path:
+    """The result, with averaged weights, which the first process has."""
     model, weights = module.model, module.ema.weights()
+    result = out / RESULTS[config.learn.kind]
+    if not here.first:
+        return result
     match config.learn:
         case FullSpec():
             weights |= model.unlearned()
             assert model.folder is not None  # it was loaded from there
-            save_model(out / MODEL, model.config, weights, model.folder / model.config.codec.path)
-            return out / MODEL
+            save_model(result, model.config, weights, model.folder / model.config.codec.path)
         case LoraSpec() as spec:
             words = (config.token,) if config.token else ()
             changes = trained(weights, spec.scaled_by)
-            save_lora(out / LORA, Lora(changes, model.sha256, words))
-            return out / LORA
+            save_lora(result, Lora(changes, model.sha256, words))
         case WordSpec():
             with module.ema.applied():
-                save_word(out / WORD, config.token, model.text)
-            return out / WORD
+                save_word(result, config.token, model.text)
+    return result

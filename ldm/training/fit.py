@@ -68,10 +68,9 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     data = config.data
     batches = train_loader(seen, len(seen), data.batch, config.seed, done, workers=data.workers)
     train(trainer, module, (batches, val_loader(held_out)), out)
-    if not here.first:
-        return out / "model"
     weights = module.ema.weights() | model.unlearned()
-    save_model(out / "model", config, weights, Path(config.codec.path))
+    if here.first:
+        save_model(out / "model", config, weights, Path(config.codec.path))
     return out / "model"
 
 
@@ -119,6 +118,8 @@ def build_for_training(config: RunConfig, out: Path, init: Path | None = None) -
     codec, latents = build_codec(config.codec, Path())
     text = build_text(config.text, text_root(config, out))
     _check_text(config, text, init)
+    if text.trainable and config.trainer.strategy == "fsdp":
+        raise ValueError("trainer.strategy: 'fsdp' shares out the U-Net alone; set text.trainable to false, or use ddp")
     name = latents_name(latents, config.codec)
     return Model(config, build_denoiser(config), config.schedule, codec, text, build_guess(config), name)
 
