@@ -10,6 +10,12 @@ pytestmark = pytest.mark.slow
 FSDP = ("trainer.strategy=fsdp",)
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """In all processes: with more, sums are rounded otherwise."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 def options(shapes, autoencoder, out, steps, *changes) -> list[str]:
     fixed = (f"optim.steps={steps}", "optim.decay=0", "optim.clip=0.1", "validate_every=2", *EXACT, *changes)
     return stages.ldm_options(shapes, autoencoder, out, *fixed)
