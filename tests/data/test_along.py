@@ -111,6 +111,16 @@ def test_batches_do_not_depend_on_what_is_there_nor_on_where_a_run_goes_on(root,
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_workers_read_what_this_process_makes(root, tmp_path):
+    cache, counted = growing(root, tmp_path / "a"), Counted()
+    working = growing(root, tmp_path / "b", counted)
+    needed = AsNeeded(working, order_of(working), 0, World())
+    loader = iter(DataLoader(working, batch_sampler=needed, collate_fn=collated, num_workers=2))
+    for ours, theirs in zip(islice(loader, 6), batches(cache, 6), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert counted.seen  # here, and not in a worker
+
+
 def test_a_cut_shard_is_made_again(root, tmp_path):
     cache = growing(root, tmp_path)
     batches(cache, PICTURES // BATCH)
