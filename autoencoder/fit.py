@@ -34,6 +34,8 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     here = join(config.trainer)
+    if config.trainer.strategy == "fsdp":
+        raise ValueError("trainer.strategy: 'fsdp' is for stage 2, stage 1 is small; set it to ddp")
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
     start = _start(init, config)

@@ -41,10 +41,10 @@ from ldm.core.gaussian import Gaussian
 from ldm.core.optim import adamw
 from ldm.core.precision import autocast
 from ldm.core.rng import NoiseStream
-from ldm.data.caching import Encoders
 from ldm.data.folder import FolderSpec, ImageFolder, Sample
 from ldm.data.latents import Batch, LatentCache
 from ldm.data.position import DrawSampler, ResumableSampler
+from ldm.data.shards import Encoders
 from ldm.model_folder import text_root
 from ldm.nets.text import build_text
 from ldm.training.datamodule import cacheable, cached, train_loader

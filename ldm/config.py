@@ -28,6 +28,7 @@ MATCHED: Final = "matched"  # sampler, and spacing, that were fitted to a model
 WeightSpec = MinSNR | SoftMinSNR | SimpleEps | SimpleV | Elbo | EDM | SigmoidWeight
 TimesSpec = LowDiscrepancy | Uniform | LogNormal
 TextSpec = SentenceSpec | ClipSpec
+Encode = Literal["auto", "ahead", "along"]  # when the cache of latents is filled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +122,8 @@ class DataSpec:
         limit: at most so many training pictures, spread evenly over the folder; null: all.
         drop_caption: share of captions replaced by the empty one, for classifier-free guidance.
         cache: folder of cached latents and text states; all processes of a run must see the same one.
+        encode: when the cache is filled: "ahead" of the first step; "along", as the first epoch comes to the pictures;
+            "auto": ahead where there are few, or a guess is trained on all of them, else along.
         workers: processes that load them. 0: the training process itself.
     """
 
@@ -136,6 +139,7 @@ class DataSpec:
     limit: int | None = None
     drop_caption: float = 0.1
     cache: str = "runs/cache"
+    encode: Encode = "auto"
     workers: int = 0
 
     def __post_init__(self) -> None:

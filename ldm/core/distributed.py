@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, distributed
+
+Rows = TypeVar("Rows", Tensor, list[int])
 
 
 class LostProcessError(OSError):
@@ -24,11 +26,12 @@ class TrainerSpec:
     """How the processes that torchrun or SLURM started work together.
 
     Attributes:
-        strategy: "ddp": every process holds the whole model. There is no other yet.
+        strategy: "ddp": every process holds the whole model; "fsdp": each holds a part of every weight, see
+            `ldm.core.sharded`, for stage 2 and for fine-tuning all weights.
         timeout: seconds after which a process that does not answer counts as lost, and the run ends.
     """
 
-    strategy: Literal["ddp"] = "ddp"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     timeout: float = 1800.0
 
     def __post_init__(self) -> None:
@@ -53,8 +56,8 @@ class World:
         """Whether this is the process that writes what only one should."""
         return self.rank == 0
 
-    def rows(self, whole: Tensor) -> Tensor:
-        """This process's rows of a tensor of the whole batch; the tensor itself for a process that is alone."""
+    def rows(self, whole: Rows) -> Rows:
+        """This process's rows of a tensor, or list, of the whole batch; the same for a process that is alone."""
         return whole if self.size == 1 else whole[self.rank :: self.size]
 
     def share(self, batch: int, name: str = "data.batch") -> int:

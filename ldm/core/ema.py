@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ldm.core.sharded import gathered, shared_like
+
 
 class Ema:
     """Averages the parameters of `module`; buffers are taken as they are.
@@ -27,7 +29,11 @@ class Ema:
             raise ValueError(f"ema decay: {decay} is outside [0, 1)")
         self.decay, self.updates = decay, 0
         self._module = module
-        self._average = {name: p.detach().clone().float() for name, p in self._trained()}
+        self._average = self._present()
+
+    def follow(self) -> None:
+        """Begin anew from the present weights: after these have been shared out among processes, as they are."""
+        self.updates, self._average = 0, self._present()
 
     @torch.no_grad()
     def update(self) -> None:
@@ -51,19 +57,23 @@ class Ema:
             self._copy_in(live)
 
     def weights(self) -> dict[str, Tensor]:
-        """The module's state dict with averaged parameters, cloned."""
-        state = {name: tensor.detach().clone() for name, tensor in self._module.state_dict().items()}
-        return state | {name: value.clone().to(state[name].dtype) for name, value in self._average.items()}
+        """The module's state dict with averaged parameters, cloned; of shared weights, whole in the first process."""
+        state = self._module.state_dict()
+        average = {name: value.to(state[name].dtype) for name, value in self._average.items()}
+        return {name: tensor.clone() for name, tensor in gathered(state | average).items()}
 
     def state_dict(self) -> dict[str, object]:
         """Everything that `load_state_dict` needs to go on exactly."""
-        return {"updates": self.updates, "average": dict(self._average)}
+        return {"updates": self.updates, "average": gathered(self._average)}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue from a `state_dict()`."""
         self.updates = state["updates"]
         for name, value in self._average.items():
-            value.copy_(state["average"][name])
+            value.copy_(shared_like(value, state["average"][name]))
+
+    def _present(self) -> dict[str, Tensor]:
+        return {name: p.detach().clone().float() for name, p in self._trained()}
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self._module.named_parameters() if p.requires_grad]

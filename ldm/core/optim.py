@@ -57,6 +57,17 @@ def adamw(module: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, fused=True)
 
 
+def lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Let moments lie in memory as their weights do, which a fused optimiser takes for granted.
+
+    Those of a checkpoint lie as the weights did there: channels last, or, where they were shared out, not.
+    """
+    for weight, moments in optimizer.state.items():
+        for name, moment in moments.items():
+            if moment.shape == weight.shape and moment.stride() != weight.stride():
+                moments[name] = torch.empty_like(weight).copy_(moment)
+
+
 def scheduled(optimizer: torch.optim.Optimizer, spec: OptimSpec) -> dict:
     """What Lightning's `configure_optimizers` returns: the optimiser and its rate, advanced every step."""
     # a plain function, which checkpoints leave out; of a bound method they keep the attributes

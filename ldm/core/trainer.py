@@ -28,6 +28,7 @@ from ldm.core.device import pick_device
 from ldm.core.distributed import TrainerSpec, answering, world
 from ldm.core.optim import OptimSpec
 from ldm.core.precision import for_training
+from ldm.core.sharded import FullySharded, whole
 
 LAST = "last.ckpt"
 
@@ -96,7 +97,7 @@ class StopAtBadNumbers(Callback):
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         if not gradients:
             return
-        norm = nn.utils.get_total_norm(gradients)
+        norm = whole(nn.utils.get_total_norm(gradients))
         if not torch.isfinite(norm):
             raise _diverged(trainer, pl_module)
         if pl_module.automatic_optimization:
@@ -171,9 +172,9 @@ class Progress(Callback):
 def first_bad_tensor(module: nn.Module) -> str:
     """Name of the first parameter or gradient of `module` that is not finite, or "none of the weights"."""
     for name, parameter in module.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not torch.isfinite(whole(parameter)).all():
             return name
-        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+        if parameter.grad is not None and not torch.isfinite(whole(parameter.grad)).all():
             return f"gradient of {name}"
     return "none of the weights"
 
@@ -251,7 +252,7 @@ def make_trainer(
     return lightning.Trainer(
         default_root_dir=out,
         accelerator=device.type,
-        **_processes(spec or TrainerSpec(), partial),
+        **_processes(spec or TrainerSpec(), partial, for_training(precision, device)),
         max_steps=steps,
         precision=for_training(precision, device),  # type: ignore[arg-type]
         logger=[TensorBoardLogger(out, name="", version="logs"), *([_wandb(out)] if wandb else [])],
@@ -267,14 +268,18 @@ def make_trainer(
     )
 
 
-def _processes(spec: TrainerSpec, partial: bool) -> dict[str, Any]:
+def _processes(spec: TrainerSpec, partial: bool, precision: str) -> dict[str, Any]:
     """Lightning's names for the processes that were met."""
     here = world()
     if here.size == 1:
         return {"devices": 1}
     each = int(os.environ.get("LOCAL_WORLD_SIZE", here.size))
-    strategy = DDPStrategy(timeout=timedelta(seconds=spec.timeout), find_unused_parameters=partial)
-    return {"devices": each, "num_nodes": here.size // each, "strategy": strategy}
+    shared = {"devices": each, "num_nodes": here.size // each}
+    if spec.strategy == "fsdp":
+        if precision == "16-mixed":
+            raise ValueError("precision: '16-mixed' scales gradients, which fsdp does not; set it to bf16-mixed")
+        return shared | {"strategy": FullySharded(spec.timeout)}
+    return shared | {"strategy": DDPStrategy(timeout=timedelta(seconds=spec.timeout), find_unused_parameters=partial)}
 
 
 def _wandb(out: Path) -> Any:

@@ -1,6 +1,6 @@
 """The next batch is made in a thread while a step works on the present one."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any, Generic, TypeVar
@@ -18,10 +18,11 @@ class Ahead(Generic[Batch]):
     Args:
         loader: makes the batches.
         batches: how many may wait.
+        cancel: called when nobody wants a further batch, for a loader that works on one for long.
     """
 
-    def __init__(self, loader: Iterable[Batch], batches: int = 2):
-        self.loader, self._batches = loader, batches
+    def __init__(self, loader: Iterable[Batch], batches: int = 2, cancel: Callable[[], None] | None = None):
+        self.loader, self._batches, self._cancel = loader, batches, cancel
 
     def __iter__(self) -> Iterator[Batch]:
         made: Queue[Any] = Queue(self._batches)
@@ -48,6 +49,8 @@ class Ahead(Generic[Batch]):
                 raise error[0]
         finally:
             unwanted.set()
+            if self._cancel is not None:
+                self._cancel()
             thread.join()
 
 

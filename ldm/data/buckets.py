@@ -1,10 +1,10 @@
 """Pictures of many shapes in batches of one: each goes to the size that cuts least off it, and nothing is distorted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 
 import torch
-from torch.utils.data import Sampler
 
 from ldm.core.rng import fold
 from ldm.data.position import ResumableSampler
@@ -46,7 +46,7 @@ def nearest(picture: Size, buckets: Sequence[Size]) -> int:
     return max(range(len(buckets)), key=lambda i: (kept_share(picture, buckets[i]), buckets[i][0] * buckets[i][1]))
 
 
-class BucketOrder(Sampler[list[int]]):
+class BucketOrder:
     """Endless batches of one bucket each, all of them full, as a pure function of a seed and a step.
 
     Every bucket has its own endless order, one permutation of its pictures after the other, cut into batches. Epoch e
@@ -57,27 +57,36 @@ class BucketOrder(Sampler[list[int]]):
     Args:
         bucket_of: the bucket of every picture.
         seed: decides the order.
-        batch: pictures of all processes together in a step; a multiple of `world`.
-        start: steps done.
-        rank: this process, 0 to world - 1; it takes every `world`-th picture of a batch.
-        world: processes.
+        batch: pictures of all processes together in a step.
+        parts: items of each part of the data set, in order and of one bucket each; see `ResumableSampler`.
 
     Raises:
-        ValueError: no pictures, a batch below 1 or one that the processes cannot share evenly.
+        ValueError: no pictures, or a batch below 1.
     """
 
     def __init__(
-        self, bucket_of: Sequence[int], seed: int, *, batch: int, start: int = 0, rank: int = 0, world: int = 1
+        self,
+        bucket_of: Sequence[int],
+        seed: int,
+        *,
+        batch: int,
+        parts: Sequence[int] | None = None,
     ):
-        if batch < 1 or batch % world:
-            raise ValueError(f"batch: {batch} pictures cannot be shared evenly by {world} processes")
+        if batch < 1:
+            raise ValueError(f"batch: {batch} is below 1")
         if not len(bucket_of):
             raise ValueError("buckets: no pictures to sample from; at least 1 is needed")
-        self.seed, self.batch, self.start, self.rank, self.world = seed, batch, start, rank, world
+        self.seed, self.batch = seed, batch
         buckets = torch.as_tensor(bucket_of)
-        self._members = [torch.nonzero(buckets == name).flatten() for name in buckets.unique().tolist()]
+        names = buckets.unique().tolist()
+        self._members = [torch.nonzero(buckets == name).flatten() for name in names]
+        of_bucket: list[list[int] | None] = [None] * len(names)
+        if parts is not None:
+            first = buckets[torch.tensor([0, *accumulate(parts)][:-1])].tolist()
+            of_bucket = [[n for n, bucket in zip(parts, first, strict=True) if bucket == name] for name in names]
         self._orders = [
-            ResumableSampler(len(members), fold(seed, "bucket", i)) for i, members in enumerate(self._members)
+            ResumableSampler(len(members), fold(seed, "bucket", i), parts=of_bucket[i])
+            for i, members in enumerate(self._members)
         ]
         self._epoch, self._plan = -1, torch.empty(0, dtype=torch.int64)
 
@@ -97,12 +106,6 @@ class BucketOrder(Sampler[list[int]]):
         positions = range(earlier * self.batch, (earlier + 1) * self.batch)
         members, order = self._members[bucket], self._orders[bucket]
         return [int(members[order.index(position)]) for position in positions]
-
-    def __iter__(self) -> Iterator[list[int]]:
-        step = self.start
-        while True:
-            yield self.indices(step)[self.rank :: self.world]
-            step += 1
 
     def _epoch_of(self, step: int) -> int:
         low = max(

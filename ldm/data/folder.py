@@ -90,6 +90,7 @@ class ImageFolder(Dataset[Sample]):
 
     Args:
         spec: which pictures, and their size.
+        listing: from `read_listing` of the same path and captions, where it was read already.
 
     Attributes:
         records: the pictures, in the order of the indices.
@@ -100,9 +101,9 @@ class ImageFolder(Dataset[Sample]):
         ValueError: as `read_records`: no pictures, or too many that cannot be used.
     """
 
-    def __init__(self, spec: FolderSpec):
+    def __init__(self, spec: FolderSpec, listing: Listing | None = None):
         self.spec = spec
-        listing = read_listing(spec)
+        listing = listing or read_listing(spec)
         self.records, self.classes, self.faults = listing.records, listing.classes, listing.faults
         if spec.limit is not None and spec.limit < len(self.records):
             self.records = [self.records[i * len(self.records) // spec.limit] for i in range(spec.limit)]

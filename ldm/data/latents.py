@@ -5,37 +5,22 @@ are mapped into memory, not read: what a run holds of them does not grow with th
 """
 
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from ldm.core.distributed import world
-from ldm.data.caching import (
-    CAPTION,
-    LOGVAR,
-    LOW,
-    MEAN,
-    PICTURE,
-    Encoders,
-    FolderParts,
-    PipeParts,
-    Tensors,
-    build,
-    check_finite,
-    shard_path,
-)
+from ldm.data.caching import build
 from ldm.data.folder import FolderSpec, ImageFolder, report
+from ldm.data.parts import FolderParts, PipeParts
+from ldm.data.shards import CAPTION, LOW, MEAN, PICTURE, Batch, Encoders, Shards
 
-Batch = dict[str, Tensor]
 OF_PICTURE = (MEAN, "var", LOW, PICTURE)  # in a batch; everything else is of the caption
-OPEN = 128  # shards that are mapped at a time
 
 
 class LatentCache(Dataset[Batch]):
@@ -74,9 +59,9 @@ class LatentCache(Dataset[Batch]):
         else:
             parts = PipeParts(pictures, views, seed)
         self.folder, index = build(parts, encoders, Path(directory), world(), progress)
+        self._shards = Shards(self.folder)
         self._ends = list(accumulate(index["rows"]))
         self._shapes: list[list[int]] = index["shape"]
-        self._open: OrderedDict[int, Tensors] = OrderedDict()
         if world().first:
             for line in (*(pictures.faults if isinstance(pictures, ImageFolder) else ()), *index["left_out"]):
                 report("left out: %s", line)
@@ -93,13 +78,7 @@ class LatentCache(Dataset[Batch]):
         Raises:
             ValueError: a shard is damaged, or holds values that are not finite.
         """
-        rows = [self._row(index) for index in indices]
-        batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        for name, tensor in batch.items():
-            check_finite(name, tensor, f"remove {self.folder}, it will be made again")
-        batch[MEAN] = batch[MEAN].float()
-        batch["var"] = batch.pop(LOGVAR).float().exp()
-        return batch | ({LOW: batch[LOW].float()} if LOW in batch else {})
+        return self._shards.batch([self._place(index) for index in indices])
 
     @property
     def mixed(self) -> bool:
@@ -108,7 +87,7 @@ class LatentCache(Dataset[Batch]):
 
     def pictures(self) -> Tensor:
         """The number in the data set of every item's picture (n,)."""
-        return torch.cat([self._shard(n)[PICTURE] for n in range(len(self._ends))])
+        return torch.cat([self._shards[n][PICTURE] for n in range(len(self._ends))])
 
     def shapes(self) -> list[int]:
         """For every item, which of the shapes of this cache its latent has, numbered from 0."""
@@ -118,35 +97,15 @@ class LatentCache(Dataset[Batch]):
 
     def means_and_phrases(self) -> tuple[Tensor, Tensor]:
         """Posterior means (n, c, h, w) and the state "phrases" (n, 2, p) of all items, half precision, in memory."""
-        shards = [self._shard(n) for n in range(len(self._ends)) if self._shapes[n]]
+        shards = [self._shards[n] for n in range(len(self._ends)) if self._shapes[n]]
         means = torch.cat([shard[MEAN] for shard in shards])
         return means, torch.cat([shard["phrases"][shard[CAPTION]] for shard in shards])
 
-    def _row(self, index: int) -> Tensors:
-        """One item, in half precision, still in its file."""
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of an item, and its row there."""
         index = range(len(self))[index]
         number = bisect_right(self._ends, index)
-        shard = self._shard(number)
-        row = index - (self._ends[number - 1] if number else 0)
-        caption = int(shard[CAPTION][row])
-        of_row = (MEAN, LOGVAR, LOW, PICTURE)
-        return {n: t[row if n in of_row else caption] for n, t in shard.items() if n != CAPTION}
-
-    def _shard(self, number: int) -> Tensors:
-        """The tensors of a shard, mapped; the one that was not used for longest is let go."""
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
-        path = shard_path(self.folder, number)
-        try:
-            with safe_open(path, framework="pt") as file:
-                shard = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path}: the cache is damaged ({error}); remove it, it will be made again") from error
-        self._open[number] = shard
-        if len(self._open) > OPEN:
-            self._open.popitem(last=False)
-        return shard
+        return number, index - (self._ends[number - 1] if number else 0)
 
 
 def collated(items: Any) -> Any:

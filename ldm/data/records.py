@@ -8,6 +8,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from ldm.data.record import LAYOUTS, MOST_FAULTS, Fault, Listing, Record, captio
 CaptionSource = Literal["auto", "metadata", "text", "folders", "none"]
 METADATA = ("metadata.jsonl", "metadata.csv")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".tga"}
+READERS, AT_ONCE = 8, 256  # threads that read captions, and how many each does in one go
 Rows = list[tuple[str, dict[str, Any]]]  # paths are text here: a Path for each of a million files would take a minute
 
 
@@ -113,12 +115,22 @@ def _detect(root: Path, pictures: list[str], texts: set[str]) -> CaptionSource:
 
 def _usable(pictures: list[str], columns: Callable[[str], dict[str, Any]], faults: list[str]) -> Rows:
     """The columns of every picture that has them; what is wrong with the others goes to `faults`."""
-    rows = []
-    for path in pictures:
-        try:
-            rows.append((path, columns(path)))
-        except Fault as fault:
-            faults.append(str(fault))
+
+    def several(paths: list[str]) -> list[dict[str, Any] | Fault]:
+        found: list[dict[str, Any] | Fault] = []
+        for path in paths:
+            try:
+                found.append(columns(path))
+            except Fault as fault:
+                found.append(fault)
+        return found
+
+    some = [pictures[start : start + AT_ONCE] for start in range(0, len(pictures), AT_ONCE)]
+    rows: Rows = []
+    with ThreadPoolExecutor(READERS) as pool:  # each file is waited for, on a network's disk for long
+        for paths, found in zip(some, pool.map(several, some), strict=True):
+            rows += [(path, c) for path, c in zip(paths, found, strict=True) if not isinstance(c, Fault)]
+            faults += [str(fault) for fault in found if isinstance(fault, Fault)]
     return rows
 
 
@@ -142,14 +154,14 @@ def _metadata_rows(root: Path, pictures: set[str], faults: list[str]) -> Rows:
         raise ValueError(f"{root}: no {' or '.join(METADATA)} here")
     rows: Rows = []
     seen: dict[str, int] = {}
+    table = shown(source)
     for line, read in _read_table(source):
         try:
             columns = read()
-            path = _named(root, columns, pictures, seen, f"{shown(source)}:{line}")
+            path = _named(root, columns, pictures, seen, f"{table}:{line}")
             seen[path] = line
-            rows.append(
-                (path, columns | {"caption": caption_of(columns, f"{shown(source)}:{line}: {Path(shown(path)).name}")})
-            )
+            name = path.rpartition(os.sep)[2]
+            rows.append((path, columns | {"caption": caption_of(columns, f"{table}:{line}: {shown(name)}")}))
         except Fault as fault:
             faults.append(str(fault))
     return rows
@@ -160,7 +172,9 @@ def _named(root: Path, columns: Mapping[str, Any], pictures: set[str], seen: Map
     name = columns.get("file_name")
     if not isinstance(name, str) or not name:
         raise Fault(f"{where}: no file_name; each row names its picture, relative to {root}")
-    path = str(root / name)
+    path = f"{root}{os.sep}{name}"  # as the walk has it, if the name is a plain one: a Path of each costs seconds
+    if path not in pictures:
+        path = str(root / name)
     if path in seen:
         raise Fault(f"{where}: {name} is named again (first on line {seen[path]}); remove one row")
     if path not in pictures and not Path(path).is_file():  # most are known from the walk, without another look
@@ -207,7 +221,8 @@ def _text_caption(path: str, texts: set[str]) -> str:
     if source not in texts:
         raise Fault(f"{shown(path)}: no caption; {Path(shown(source)).name} is missing beside it")
     try:
-        caption = Path(source).read_text(encoding="utf-8-sig").strip()
+        with open(source, encoding="utf-8-sig") as file:  # noqa: PTH123 (a Path costs more)
+            caption = file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise Fault(f"{shown(source)}: cannot be read as UTF-8 text: {error}") from error
     if not caption:

@@ -19,7 +19,6 @@ from ldm.evaluation.parts import Plan, measure_autoencoder, measure_concepts, me
 from ldm.evaluation.reconstruction import Measure
 from ldm.evaluation.report import Draw
 from ldm.evaluation.table import as_table
-from ldm.model_folder import load_model
 
 DRAWN = {"concepts": measure_concepts, "heldout": measure_heldout}
 SHOWN, COLUMNS = 32, 8  # pictures of each table in the sheet, and in a row of it

@@ -10,7 +10,6 @@ from ldm.convert.recipe import Prediction
 from ldm.core.bundle import BundleError
 from ldm.denoiser import Denoiser, bind
 from ldm.guidance.auto import autoguided
-from ldm.model_folder import load_model
 from ldm.nets.cond import Cond
 
 

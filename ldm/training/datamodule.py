@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldm.build import Model
 from ldm.core.bundle import content_hash
@@ -15,12 +15,15 @@ from ldm.core.gaussian import Gaussian
 from ldm.core.precision import autocast, dtype_of
 from ldm.core.shapes import Image
 from ldm.data.ahead import Ahead
+from ldm.data.along import AsNeeded, GrowingCache
 from ldm.data.buckets import BucketOrder
-from ldm.data.caching import Encoders
 from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import Batch, LatentCache, collated
-from ldm.data.position import ResumableSampler
+from ldm.data.parts import ROWS
+from ldm.data.position import WINDOW, Batches, BatchOrder, ResumableSampler, Shared
+from ldm.data.record import Listing
 from ldm.data.records import CaptionSource
+from ldm.data.shards import Encoders
 from ldm.data.tar import PIPE
 from ldm.data.variety import Variety
 from ldm.inference.lowres import low_versions
@@ -32,6 +35,7 @@ NO_TOKEN = -1  # in the ids of a phrase, where there is padding
 Wording = Callable[[str], str]
 
 VALIDATED_AT_ONCE = 128
+FEW = WINDOW * ROWS  # views that are encoded ahead: with more the first epoch is no longer one window
 
 
 def cached(
@@ -42,6 +46,7 @@ def cached(
     limit: int | None = None,
     captions: CaptionSource = "auto",
     word: Wording | None = None,
+    listing: Listing | None = None,
 ) -> LatentCache:
     """The folder `path` through the model's frozen encoders, from the cache or into it.
 
@@ -52,15 +57,54 @@ def cached(
         limit: at most so many pictures, spread evenly; None: all.
         captions: where the captions come from.
         word: makes another caption of each; its text tells it from others.
+        listing: of the folder, where it was read already.
 
     Raises:
         ValueError: the folder or the cached file cannot be used, or an encoder gave a value that is not finite.
     """
+    spec = replace(pictures(model, path), captions=captions, limit=limit)
+    return _cached(model, spec if path.startswith(PIPE) else ImageFolder(spec, listing), views, word)
+
+
+def training_latents(
+    model: Model,
+    path: str,
+    views: int,
+    *,
+    limit: int | None = None,
+    captions: CaptionSource = "auto",
+    word: Wording | None = None,
+    listing: Listing | None = None,
+) -> LatentCache | GrowingCache:
+    """As `cached`, but where `data.encode` is "along", or "auto" and there are many, filled while training goes along.
+
+    Raises:
+        ValueError: as `cached`; a pipe is to be encoded along.
+    """
+    data = model.config.data
+    if path.startswith(PIPE):
+        if data.encode == "along":
+            raise ValueError("data.encode: 'along', but a pipe is read in its own order; set it to ahead")
+        return cached(model, path, views, limit=limit, captions=captions, word=word)
+    folder = ImageFolder(replace(pictures(model, path), captions=captions, limit=limit), listing)
+    if data.encode == "ahead" or (data.encode == "auto" and len(folder) * views <= FEW):
+        return _cached(model, folder, views, word)
+    return GrowingCache(
+        folder,
+        _encoders(model, word),
+        views=views,
+        directory=data.cache,
+        seed=model.config.seed,
+        timeout=model.config.trainer.timeout,
+    )
+
+
+def _cached(model: Model, folder: ImageFolder | FolderSpec, views: int, word: Wording | None) -> LatentCache:
     from tqdm import tqdm
 
-    spec = replace(pictures(model, path), captions=captions, limit=limit)
+    path = folder.path if isinstance(folder, FolderSpec) else folder.spec.path
     return LatentCache(
-        spec if path.startswith(PIPE) else ImageFolder(spec),
+        folder,
         _encoders(model, word),
         views=views,
         directory=model.config.data.cache,
@@ -158,13 +202,34 @@ def train_loader(
         ValueError: the processes cannot share the batch evenly.
     """
     here = world()
-    share = here.share(batch)
-    shapes = data.shapes() if isinstance(data, LatentCache) and data.mixed else None
-    if shapes is not None:
-        batches = BucketOrder(shapes, seed, batch=batch, start=steps_done, rank=here.rank, world=here.size)
-        return Ahead(DataLoader(data, batch_sampler=batches, collate_fn=collated, num_workers=workers))
-    order = ResumableSampler(n, seed, steps_done * batch, rank=here.rank, world=here.size)
-    return Ahead(DataLoader(data, share, sampler=order, collate_fn=collated, num_workers=workers))
+    here.share(batch)
+    growing = data if isinstance(data, GrowingCache) else None
+    parts = None if growing is None else growing.parts.rows
+    order: BatchOrder
+    if isinstance(data, LatentCache | GrowingCache) and data.mixed:
+        order = BucketOrder(data.shapes(), seed, batch=batch, parts=parts)
+    else:
+        order = Batches(ResumableSampler(n, seed, parts=parts), batch)
+    return load(data, order, steps_done, growing, workers=workers)
+
+
+def load(
+    data: Dataset[Batch], order: BatchOrder, steps_done: int, growing: GrowingCache | None = None, *, workers: int = 0
+) -> Ahead[Batch]:
+    """This process's rows of the batches of an order, made ahead.
+
+    Args:
+        data: of which the order names items.
+        order: of the batches.
+        steps_done: the step to begin at.
+        growing: what the first items of `data` are read from, where it is filled along.
+        workers: as in `train_loader`.
+    """
+    if growing is None:
+        rows: Sampler[list[int]] = Shared(order, steps_done, world())
+        return Ahead(DataLoader(data, batch_sampler=rows, collate_fn=collated, num_workers=workers))
+    needed = AsNeeded(growing, order, steps_done, world())
+    return Ahead(DataLoader(data, batch_sampler=needed, collate_fn=collated, num_workers=workers), cancel=needed.cancel)
 
 
 def val_loader(data: Dataset[Batch]) -> DataLoader[Batch]:

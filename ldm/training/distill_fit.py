@@ -12,7 +12,7 @@ from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import dump_yaml, to_dict
 from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.model_folder import load_model, save_model, save_sibling
-from ldm.training.datamodule import cached, train_loader, val_loader
+from ldm.training.datamodule import cached, train_loader, training_latents, val_loader
 from ldm.training.distill import GUIDANCE, TOGETHER, Distillation, DistillConfig, student_config
 from ldm.training.fit import PROMPTS
 
@@ -73,7 +73,7 @@ def _run(
         save_every=config.save_every,
     )
     seen, held_out = (
-        cached(model, config.data.train, config.data.views, limit=config.data.limit),
+        training_latents(model, config.data.train, config.data.views, limit=config.data.limit),
         cached(model, config.data.val, 1),
     )
     order = train_loader(seen, len(seen), config.data.batch, config.seed + stage, steps_done(folder))

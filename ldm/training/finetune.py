@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ldm.build import Model
-from ldm.config import DataSpec, RunConfig
+from ldm.config import DataSpec, Encode, RunConfig
+from ldm.core.distributed import TrainerSpec
 from ldm.core.optim import OptimSpec
 from ldm.core.precision import AUTO
 from ldm.training.lora import LoraSpec
@@ -37,6 +38,7 @@ class FinetuneData:
         views: of each picture, as in `DataSpec`.
         drop_caption: share of captions replaced by the empty one; where there is a prior, of its captions only.
         cache: folder of cached latents and text states.
+        encode: when it is filled, as in `DataSpec`.
     """
 
     train: str = ""
@@ -46,6 +48,7 @@ class FinetuneData:
     views: int = 1
     drop_caption: float = 0.1
     cache: str = "runs/cache"
+    encode: Encode = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,7 @@ class FinetuneConfig:
         prompts: drawn before, during and after, templates as `data.caption`; none: captions of the data, and everyday
             things in the words of the captions.
         optim: optimiser, learning rate and length.
+        trainer: how the processes work together where there are several.
         precision: as in `RunConfig`.
         validate_every: steps between validations, at which the prompts are drawn.
         save_every: steps between checkpoints.
@@ -78,6 +82,7 @@ class FinetuneConfig:
     prior: PriorSpec | None = None
     prompts: tuple[str, ...] = ()
     optim: OptimSpec = field(default_factory=OptimSpec)
+    trainer: TrainerSpec = field(default_factory=TrainerSpec)
     precision: str = AUTO
     validate_every: int = 200
     save_every: int = 100
@@ -130,12 +135,14 @@ def run_config(config: FinetuneConfig, model: Model) -> RunConfig:
         views=config.data.views,
         drop_caption=config.data.drop_caption,
         cache=config.data.cache,
+        encode=config.data.encode,
     )
     return replace(
         model.config,
         data=data,
         sample=replace(model.config.sample, style=""),  # what it learns now has a style of its own
         optim=config.optim,
+        trainer=config.trainer,
         precision=config.precision,
         validate_every=config.validate_every,
         save_every=config.save_every,

@@ -8,27 +8,33 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.callbacks import Callback
-from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torch.utils.data import ConcatDataset, Subset
 
 from ldm.build import Model
+from ldm.core.bundle import write_atomically
 from ldm.core.config_io import dump_yaml
-from ldm.core.distributed import TrainerSpec, join
+from ldm.core.distributed import World, join, world
 from ldm.core.lock import claimed
 from ldm.core.trainer import make_trainer, steps_done, train
-from ldm.data.folder import FolderSpec, ImageFolder
-from ldm.data.latents import Batch, collated
+from ldm.data.along import GrowingCache
+from ldm.data.folder import FolderSpec, read_listing
+from ldm.data.record import Listing
+from ldm.data.records import CaptionSource
+from ldm.data.shards import Batch
 from ldm.model_folder import load_model, save_model
 from ldm.nets.embedding_file import save_word
 from ldm.nets.lora import Lora, save_lora
-from ldm.training.datamodule import cached, train_loader, val_loader
+from ldm.training.datamodule import cached, load, train_loader, training_latents, val_loader
 from ldm.training.finetune import FinetuneConfig, FullSpec, run_config
 from ldm.training.lora import LoraSpec, inject, trained, without_adapters
 from ldm.training.module import Kept, LatentDiffusion
-from ldm.training.prior import TwoSets, draw_prior, prompts
+from ldm.training.prior import FOLDER, TwoSets, draw_prior, prompts
 from ldm.training.samples import Samples
 from ldm.training.textual_inversion import WordSpec, add_word
 
-SETTINGS, MODEL, LORA, WORD = "config.yaml", "model", "lora.safetensors", "word.safetensors"
+SETTINGS = "config.yaml"
+RESULTS = {"full": "model", "lora": "lora.safetensors", "word": "word.safetensors"}
+STARTED_FROM = "started-from.txt"  # what the model of a run is, wherever its folder may have gone since
 WATCHED = 64  # training pictures that stand in for held-out ones where there are none
 
 
@@ -45,35 +51,53 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
             training left the finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
-    if join(TrainerSpec()).size > 1:
-        raise ValueError("torchrun: fine-tuning runs in one process; train_ldm.py --init goes on from a model in many")
+    here = join(config.trainer)
+    _check_processes(config, here)
     with claimed(out):
         lightning.seed_everything(config.seed, verbose=False)
         done = steps_done(out)
         _same_run(config, out)
-        captions = _captions(config)
+        listing = _listing(config)
+        captions = [str(record.columns["caption"]) for record in listing.records]
         model = load_model(config.model)
+        _same_model(model, out)
         model = replace(model, config=run_config(config, model))
         drawn = _prior(config, model, captions, out)
         if not isinstance(config.learn, WordSpec):  # which the guess reads, and so teaches
             model = model.passing_over([config.token] if config.token else [])
         _make_trainable(config, model)
         prior = None if drawn is None else cached(model, str(drawn), 1)
-        seen, held_out = _latents(config, model)
-        (out / SETTINGS).write_text(dump_yaml(config), encoding="utf-8")
-        module = LatentDiffusion(model, kept=_kept(config, model))
+        seen, held_out = _latents(config, model, listing)
+        if here.first:
+            write_atomically(out / STARTED_FROM, _identity(model).encode())
+            write_atomically(out / SETTINGS, dump_yaml(config).encode())
+        module = LatentDiffusion(model, kept=_kept(config, model, here))
         trainer = make_trainer(
             out,
             steps=config.optim.steps,
             precision=config.precision,
             validate_every=min(config.validate_every, config.optim.steps),
             save_every=config.save_every,
+            spec=config.trainer,
             keep=config.keep,
             callbacks=(Samples(config.prompts_for(captions), out), FirstStep(began or time.monotonic())),
             wandb=config.logger == "wandb",
         )
         train(trainer, module, (_loader(config, seen, prior, done), val_loader(held_out)), out)
-        return _write(config, module, out)
+        return _write(config, module, out, here)
+
+
+def _check_processes(config: FinetuneConfig, here: World) -> None:
+    """What several processes can share."""
+    if here.size == 1:
+        return
+    if isinstance(config.learn, WordSpec):
+        raise ValueError("torchrun: textual inversion runs in one process; start it without torchrun")
+    if config.trainer.strategy == "fsdp" and not isinstance(config.learn, FullSpec):
+        raise ValueError("trainer.strategy: 'fsdp' is for --method full and dreambooth; set it to ddp")
+    here.share(config.data.batch)
+    if config.kept is not None:
+        here.share(config.kept.rows(config.data.batch), "prior.share of data.batch, in rows")
 
 
 class FirstStep(Callback):
@@ -96,32 +120,50 @@ def _same_run(config: FinetuneConfig, out: Path) -> None:
     if not (out / SETTINGS).is_file():
         return
     before = load(out / SETTINGS, FinetuneConfig)
-    for name in ("model", "data", "learn", "token", "subject", "prior", "prompts", "seed"):
+    for name in ("data", "learn", "token", "subject", "prior", "prompts", "seed"):
         if _settled(before, name) != _settled(config, name):
-            raise ValueError(
-                f"--out: {out} holds a run with another {name}; give another folder, or remove it to start again"
-            )
+            raise _another(out, name)
 
 
 def _settled(config: FinetuneConfig, name: str) -> Any:
-    """A field, with a folder as what it is and not as it was typed."""
-    return Path(config.model).resolve() if name == "model" else getattr(config, name)
+    """A field, without what does not change the steps of a run."""
+    return replace(config.data, cache="") if name == "data" else getattr(config, name)
 
 
-def _captions(config: FinetuneConfig) -> list[str]:
-    """The pictures' own captions."""
+def _same_model(model: Model, out: Path) -> None:
+    """A folder holds a run of one model, known by the weights of its networks and of its encoder."""
+    path = out / STARTED_FROM
+    if path.is_file() and path.read_text(encoding="utf-8") != _identity(model):
+        raise _another(out, "model")
+
+
+def _identity(model: Model) -> str:
+    return f"{model.sha256} {model.latents}\n"
+
+
+def _another(out: Path, name: str) -> ValueError:
+    return ValueError(f"--out: {out} holds a run with another {name}; give another folder, or remove it to start again")
+
+
+def _listing(config: FinetuneConfig) -> Listing:
+    """The pictures with their own captions."""
     if not config.data.train:
         raise ValueError("--data: name the folder of your pictures")
-    source = "auto" if config.wording.reads_captions else "none"
-    folder = ImageFolder(FolderSpec(path=config.data.train, captions=source))  # type: ignore[arg-type]
-    return [str(record.columns["caption"]) for record in folder.records]
+    return read_listing(FolderSpec(path=config.data.train, captions=_source(config)))
+
+
+def _source(config: FinetuneConfig) -> CaptionSource:
+    return "auto" if config.wording.reads_captions else "none"
 
 
 def _prior(config: FinetuneConfig, model: Model, captions: list[str], out: Path) -> Path | None:
     """Folder of what the model draws before it is changed; None: nothing is kept."""
     if config.kept is None:
         return None
-    return draw_prior(model, config.kept, prompts(config.kept, captions, config.subject), config.seed, out)
+    if world().first:
+        draw_prior(model, config.kept, prompts(config.kept, captions, config.subject), config.seed, out)
+    world().wait()
+    return out / FOLDER
 
 
 def _make_trainable(config: FinetuneConfig, model: Model) -> None:
@@ -134,20 +176,23 @@ def _make_trainable(config: FinetuneConfig, model: Model) -> None:
             add_word(model, spec, config.token, config.seed)
 
 
-def _latents(config: FinetuneConfig, model: Model) -> tuple[Any, Any]:
+def _latents(config: FinetuneConfig, model: Model, listing: Listing) -> tuple[Any, Any]:
     """Training and validation latents, with their captions as they are worded here."""
-    source: Any = "auto" if config.wording.reads_captions else "none"
-    seen = cached(model, config.data.train, config.data.views, captions=source, word=config.wording)
-    if config.data.val is None:
-        return seen, Subset(seen, range(0, len(seen), -(-len(seen) // WATCHED)))
-    return seen, cached(model, config.data.val, 1, captions=source, word=config.wording)
+    data, word, source = config.data, config.wording, _source(config)
+    seen = training_latents(model, data.train, data.views, captions=source, word=word, listing=listing)
+    if data.val is not None:
+        return seen, cached(model, data.val, 1, captions=source, word=word)
+    if isinstance(seen, GrowingCache):
+        few = cached(model, data.train, 1, limit=WATCHED, captions=source, word=word, listing=listing)
+        return seen, few
+    return seen, Subset(seen, range(0, len(seen), -(-len(seen) // WATCHED)))
 
 
-def _kept(config: FinetuneConfig, model: Model) -> Kept | None:
+def _kept(config: FinetuneConfig, model: Model, here: World) -> Kept | None:
     """How the prior is kept: adapters can be switched off, and then the model itself says what it drew."""
     if config.kept is None:
         return None
-    rows = config.kept.rows(config.data.batch)
+    rows = here.share(config.kept.rows(config.data.batch))
     if not isinstance(config.learn, LoraSpec) or config.learn.text:
         return Kept(rows)
 
@@ -162,26 +207,29 @@ def _loader(config: FinetuneConfig, seen: Any, prior: Any, done: int) -> Iterabl
     batch = config.data.batch
     if config.kept is None:
         return train_loader(seen, len(seen), batch, config.seed, done)
-    order = TwoSets((len(seen), len(prior)), batch, config.kept.rows(batch), config.seed, done)
-    return DataLoader(ConcatDataset([seen, prior]), batch, sampler=order, collate_fn=collated)
+    growing = seen if isinstance(seen, GrowingCache) else None
+    parts = None if growing is None else growing.parts.rows
+    order = TwoSets((len(seen), len(prior)), batch, config.kept.rows(batch), config.seed, parts)
+    return load(ConcatDataset([seen, prior]), order, done, growing)
 
 
-def _write(config: FinetuneConfig, module: LatentDiffusion, out: Path) -> Path:
-    """The result, with averaged weights."""
+def _write(config: FinetuneConfig, module: LatentDiffusion, out: Path, here: World) -> Path:
+    """The result, with averaged weights, which the first process has."""
     model, weights = module.model, module.ema.weights()
+    result = out / RESULTS[config.learn.kind]
+    if not here.first:
+        return result
     match config.learn:
         case FullSpec():
             weights |= model.unlearned()
             assert model.folder is not None  # it was loaded from there
             kept = replace(model.config, storage="bfloat16")  # 8 bits would round away what was learned
-            save_model(out / MODEL, kept, weights, model.folder / model.config.codec.path)
-            return out / MODEL
+            save_model(result, kept, weights, model.folder / model.config.codec.path)
         case LoraSpec() as spec:
             words = (config.token,) if config.token else ()
             changes = trained(weights, spec.scaled_by)
-            save_lora(out / LORA, Lora(changes, model.sha256, words))
-            return out / LORA
+            save_lora(result, Lora(changes, model.sha256, words))
         case WordSpec():
             with module.ema.applied():
-                save_word(out / WORD, config.token, model.text)
-            return out / WORD
+                save_word(result, config.token, model.text)
+    return result

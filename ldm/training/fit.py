@@ -9,11 +9,12 @@ from ldm.config import RunConfig
 from ldm.core.config_io import dump_yaml
 from ldm.core.distributed import join
 from ldm.core.trainer import make_trainer, steps_done, train
+from ldm.data.along import GrowingCache
 from ldm.data.latents import LatentCache
 from ldm.model_folder import load_model, save_model, text_root
 from ldm.nets.guess import LatentGuess
 from ldm.nets.text import ClipSpec, TextEncoder, build_text
-from ldm.training.datamodule import cacheable, cached, train_loader, val_loader
+from ldm.training.datamodule import cacheable, cached, train_loader, training_latents, val_loader
 from ldm.training.guess import Lesson, UnseenGuesses, train_guess, train_unseen
 from ldm.training.module import LatentDiffusion
 
@@ -49,9 +50,10 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     started = load_model(init) if init is not None and (frozen or not done) else None
     if started is not None:
         _take_over(model, started, ("text",) if done else tuple(model.stored()))
-    seen = cached(model, config.data.train, config.data.views, limit=config.data.limit)
+    seen = _seen(model)
     held_out = cached(model, config.data.val, 1)
-    unseen = ready_guess(model, seen, out, started.guess if started is not None else None)
+    guess = started.guess if started is not None else None
+    unseen = ready_guess(model, seen, out, guess) if isinstance(seen, LatentCache) else None
     prompts = PROMPTS if config.low is None else ()  # an upscaler draws from small pictures
     module = LatentDiffusion(model, prompts, unseen=unseen)
     trainer = make_trainer(
@@ -67,11 +69,23 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     data = config.data
     batches = train_loader(seen, len(seen), data.batch, config.seed, done, workers=data.workers)
     train(trainer, module, (batches, val_loader(held_out)), out)
-    if not here.first:
-        return out / "model"
     weights = module.ema.weights() | model.unlearned()
-    save_model(out / "model", config, weights, Path(config.codec.path))
+    if here.first:
+        save_model(out / "model", config, weights, Path(config.codec.path))
     return out / "model"
+
+
+def _seen(model: Model) -> LatentCache | GrowingCache:
+    """The latents to train on: all of them where a guess is trained on them before the U-Net is."""
+    data = model.config.data
+    if model.guess is None:
+        return training_latents(model, data.train, data.views, limit=data.limit)
+    if data.encode == "along":
+        raise ValueError(
+            "data.encode: 'along', but the guess is trained on all latents before the U-Net is; set it to ahead, or "
+            "guess to null"
+        )
+    return cached(model, data.train, data.views, limit=data.limit)
 
 
 def _take_over(model: Model, started: Model, parts: tuple[str, ...]) -> None:
@@ -85,7 +99,7 @@ def _take_over(model: Model, started: Model, parts: tuple[str, ...]) -> None:
 
 
 def ready_guess(model: Model, seen: LatentCache, out: Path, start: LatentGuess | None = None) -> UnseenGuesses | None:
-    """Train the guess of a model, if it has one, or take it from `out` or `start`; returns those for its training."""
+    """Train the guess of a model, if it has one, or take it from `out` or `start`: `train_guess`, `train_unseen`."""
     if model.guess is None:
         return None
     null = cacheable(model, [""]).phrases
@@ -105,6 +119,8 @@ def build_for_training(config: RunConfig, out: Path, init: Path | None = None) -
     codec, latents = build_codec(config.codec, Path())
     text = build_text(config.text, text_root(config, out))
     _check_text(config, text, init)
+    if text.trainable and config.trainer.strategy == "fsdp":
+        raise ValueError("trainer.strategy: 'fsdp' shares out the U-Net alone; set text.trainable to false, or use ddp")
     name = latents_name(latents, config.codec)
     return Model(config, build_denoiser(config), config.schedule, codec, text, build_guess(config), name)
 

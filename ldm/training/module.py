@@ -13,13 +13,15 @@ from ldm.core.distributed import world
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
 from ldm.core.images import grid
-from ldm.core.optim import adamw, scheduled
+from ldm.core.optim import adamw, lay_out, scheduled
 from ldm.core.rng import NoiseStream, fold
+from ldm.core.sharded import MESH, share_out
 from ldm.core.trainer import use_rate
 from ldm.data.latents import OF_PICTURE, PICTURE, Batch
 from ldm.denoiser import CondDenoiser, Denoiser, bind
 from ldm.inference.pipeline import Request, txt2img
 from ldm.losses import denoising_loss, hybrid_loss
+from ldm.nets.blocks import Layer
 from ldm.nets.cond import Cond, where
 from ldm.nets.guess import noisy
 from ldm.nets.low import Low, noised, version
@@ -72,6 +74,18 @@ class LatentDiffusion(lightning.LightningModule):
         self._null = null.map(lambda tensor: tensor.clone())
         self._seen: tuple[Tensor, Tensor] | None = None  # losses and times of the last step
 
+    def configure_model(self) -> None:
+        """Share out the weights, where the strategy is to."""
+        if self.device_mesh is not None:
+            layers = [module for module in self.denoise.net.modules() if isinstance(module, Layer)]
+            share_out(self.denoise.net, layers, self.device_mesh[MESH])
+            self.ema.follow()
+
+    def on_train_start(self) -> None:
+        """Go on from the moments of another strategy."""
+        for optimizer in self.trainer.optimizers:
+            lay_out(optimizer)
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The weighted denoising loss of one noisy copy of every latent of the batch."""
         config = self.model.config
@@ -102,11 +116,13 @@ class LatentDiffusion(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Draw the prompts with the averaged weights, through the path that users take."""
-        if not world().first or not self.prompts or not isinstance(self.logger, TensorBoardLogger):
+        drawn_by_all = self.device_mesh is not None  # who has a part of the weights must give it
+        if not self.prompts or not (world().first or drawn_by_all):
             return
         with self.ema.applied():
             images = txt2img(self.model, Request(prompts=self.prompts, seeds=tuple(range(len(self.prompts)))))
-        self.logger.experiment.add_image("samples", grid(images, 4) / 2 + 0.5, self.global_step)
+        if world().first and isinstance(self.logger, TensorBoardLogger):
+            self.logger.experiment.add_image("samples", grid(images, 4) / 2 + 0.5, self.global_step)
 
     def configure_optimizers(self) -> Any:
         """AdamW at the configured rate."""

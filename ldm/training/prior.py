@@ -4,17 +4,15 @@ Source: Ruiz et al. 2022 (arXiv:2208.12242) section 3.3.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch.utils.data import Sampler
 
 from ldm.build import Model
 from ldm.core.bundle import write_atomically
 from ldm.core.images import save_png
 from ldm.core.rng import fold
-from ldm.data.position import ResumableSampler
+from ldm.data.position import Batches, ResumableSampler
 from ldm.inference.pipeline import Request, txt2img
 from ldm.training.wording import Wording
 
@@ -83,7 +81,7 @@ def draw_prior(model: Model, spec: PriorSpec, wanted: Sequence[str], seed: int, 
     return folder
 
 
-class TwoSets(Sampler[int]):
+class TwoSets:
     """Endless batches of two data sets laid end to end: `batch - kept` rows of the first, then `kept` of the second.
 
     Args:
@@ -91,18 +89,14 @@ class TwoSets(Sampler[int]):
         batch: rows of a batch.
         kept: rows of the second data set in it.
         seed: of both orders.
-        steps_done: batches that were drawn before; the order goes on from there.
+        parts: of the first data set, as in `ResumableSampler`.
     """
 
-    def __init__(self, sizes: tuple[int, int], batch: int, kept: int, seed: int, steps_done: int):
-        self._first, self._new, self._kept = sizes[0], batch - kept, kept
-        self._orders = (
-            ResumableSampler(sizes[0], seed, steps_done * self._new),
-            ResumableSampler(sizes[1], fold(seed, "prior"), steps_done * kept),
-        )
+    def __init__(self, sizes: tuple[int, int], batch: int, kept: int, seed: int, parts: Sequence[int] | None = None):
+        self._first = sizes[0]
+        self._new = Batches(ResumableSampler(sizes[0], seed, parts=parts), batch - kept)
+        self._old = Batches(ResumableSampler(sizes[1], fold(seed, "prior")), kept)
 
-    def __iter__(self) -> Iterator[int]:
-        new, old = (iter(order) for order in self._orders)
-        while True:
-            yield from (next(new) for _ in range(self._new))
-            yield from (self._first + next(old) for _ in range(self._kept))
+    def indices(self, step: int) -> list[int]:
+        """The rows of the batch at `step` >= 0."""
+        return [*self._new.indices(step), *(self._first + row for row in self._old.indices(step))]

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageDraw, ImageFont
 
+from ldm.core.distributed import world
 from ldm.core.images import grid, save_png
 from ldm.inference.pipeline import Request, txt2img
 
@@ -43,11 +44,14 @@ class Samples(Callback):
 
     def _draw(self, trainer: Any, module: Any) -> None:
         row = self._out / FOLDER / f"{trainer.global_step:08}.png"
-        if row.is_file() or not trainer.is_global_zero:
+        drawn_by_all = module.device_mesh is not None  # who has a part of the weights must give it
+        if world().told(row.is_file()) if drawn_by_all else row.is_file() or not trainer.is_global_zero:
             return
         with module.ema.applied():
             request = Request(prompts=self._prompts, seeds=tuple(range(len(self._prompts))))
             images = txt2img(module.model, request)
+        if not trainer.is_global_zero:
+            return
         row.parent.mkdir(parents=True, exist_ok=True)
         save_png(grid(images, len(images)), row)
         _sheet(sorted(row.parent.glob("*.png")), self._prompts, self._out / SHEET, trainer.max_steps)

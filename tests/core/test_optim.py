@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ldm.core.optim import OptimSpec, adamw, scheduled
+from ldm.core.optim import OptimSpec, adamw, lay_out, scheduled
 
 
 def test_the_rate_rises_stays_and_falls_to_zero():
@@ -48,3 +48,27 @@ def test_the_schedule_starts_in_the_warm_up():
 def test_impossible_options_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"^{name}: "):
         OptimSpec(**{name: value})
+
+
+def test_moments_that_lay_in_memory_otherwise_take_the_same_step():
+    def conv():
+        torch.manual_seed(0)
+        net = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        return net, adamw(net, OptimSpec(lr=0.1))
+
+    def step(net, optimizer):
+        optimizer.zero_grad()
+        net(torch.arange(75.0).reshape(1, 3, 5, 5).cos()).square().sum().backward()
+        optimizer.step()
+
+    (net, optimizer), (other, another) = conv(), conv()
+    step(net, optimizer)
+    other.load_state_dict(net.state_dict())
+    saved = optimizer.state_dict()
+    plain = {n: {k: m.clone().contiguous() for k, m in moments.items()} for n, moments in saved["state"].items()}
+    another.load_state_dict({**saved, "state": plain})
+    assert another.state[other.weight]["exp_avg"].stride() != other.weight.stride()
+    lay_out(another)
+    step(net, optimizer)
+    step(other, another)
+    assert torch.equal(net.weight, other.weight)

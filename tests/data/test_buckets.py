@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ldm.core.distributed import World
 from ldm.data.buckets import BucketOrder, bucket_sizes, kept_share, nearest
 from ldm.data.folder import FolderSpec, ImageFolder, read_pixels
+from ldm.data.position import Shared
 
 units = st.sampled_from([8, 16, 32, 64])
 
@@ -72,7 +74,7 @@ def test_every_picture_is_shown_once_before_any_of_its_bucket_is_shown_again(cou
     epochs = 3
     steps = sum(order.ends(epochs - 1))
     shown = {name: [] for name in range(len(counts))}
-    for indices in islice(order, steps):
+    for indices in map(order.indices, range(steps)):
         (name,) = {buckets[i] for i in indices}  # of one shape
         assert len(indices) == batch
         shown[name] += indices
@@ -88,8 +90,9 @@ def test_every_picture_is_shown_once_before_any_of_its_bucket_is_shown_again(cou
 @given(counts=counts, start=st.integers(0, 50), world=st.sampled_from([1, 2, 3]))
 def test_resuming_and_sharing_change_nothing(counts, start, world):
     buckets = [name for name, count in enumerate(counts) for _ in range(count)]
-    whole = list(islice(BucketOrder(buckets, 1, batch=6), start + 5))[start:]
-    parts = [islice(BucketOrder(buckets, 1, batch=6, start=start, rank=r, world=world), 5) for r in range(world)]
+    order = BucketOrder(buckets, 1, batch=6)
+    whole = [order.indices(step) for step in range(start + 5)][start:]
+    parts = [islice(Shared(BucketOrder(buckets, 1, batch=6), start, World(r, world)), 5) for r in range(world)]
     for expected, *shares in zip(whole, *parts, strict=True):
         assert [i for row in zip(*shares, strict=True) for i in row] == expected
 
@@ -97,7 +100,7 @@ def test_resuming_and_sharing_change_nothing(counts, start, world):
 def test_refuses_what_cannot_be(tmp_path):
     with pytest.raises(ValueError, match="size: 100 is not a multiple of 16"):
         bucket_sizes(100, 16)
-    with pytest.raises(ValueError, match="batch: 5 pictures cannot be shared evenly by 2"):
-        BucketOrder([0], 0, batch=5, world=2)
+    with pytest.raises(ValueError, match="batch: 0 is below 1"):
+        BucketOrder([0], 0, batch=0)
     with pytest.raises(ValueError, match="no pictures"):
         BucketOrder([], 0, batch=5)

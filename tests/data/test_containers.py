@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from ldm.core.gaussian import Gaussian
-from ldm.data.caching import Encoders
 from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import LatentCache
+from ldm.data.shards import Encoders
 from ldm.data.tar import expand
 
 

@@ -13,16 +13,18 @@ from safetensors.torch import load_file, save_file
 
 from ldm.core.distributed import World
 from ldm.core.gaussian import Gaussian
-from ldm.data import caching
-from ldm.data.caching import Encoders, FolderParts, build
+from ldm.data import parts, shards
+from ldm.data.caching import build
 from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import LatentCache
+from ldm.data.parts import FolderParts
+from ldm.data.shards import Encoders
 from ldm.data.variety import Variety
 
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(caching, "ROWS", 4)
+    monkeypatch.setattr(parts, "ROWS", 4)
 
 
 def make(root, sizes):
@@ -154,7 +156,7 @@ def test_numbers_that_are_not_finite_are_refused_when_read(root, tmp_path, small
     path = found.folder / "shard-000000.safetensors"
     tensors = load_file(path)
     tensors["mean"][2] = torch.nan
-    save_file(tensors, path, metadata={"format": caching.FORMAT, "left_out": "[]"})
+    save_file(tensors, path, metadata={"format": shards.FORMAT, "left_out": "[]"})
     again = cache(root, tmp_path / "cache")
     with pytest.raises(ValueError, match=r"'mean' has values that are not finite.*latents-.* made again"):
         again.__getitems__([0, 1, 2])
@@ -190,9 +192,9 @@ class SecondOfTwo(World):
 
 
 def test_processes_share_the_shards_on_a_disk_that_both_see(root, tmp_path, small_shards):
-    counted, parts = Counted(), FolderParts(ImageFolder(FolderSpec(path=str(root), size=16)), 1, 0)
+    counted, pieces = Counted(), FolderParts(ImageFolder(FolderSpec(path=str(root), size=16)), 1, 0)
     with pytest.raises(OSError, match="not seen by process 1; the cache must be on a disk that all share"):
-        build(parts, counted.encoders(), tmp_path / "cache", SecondOfTwo(1, 2), iter)
+        build(pieces, counted.encoders(), tmp_path / "cache", SecondOfTwo(1, 2), iter)
     assert counted.seen == 4  # shard 1 of 0, 1, 2
     cache(root, tmp_path / "cache", counted)
     assert counted.seen == 10
@@ -218,7 +220,7 @@ def test_memory_does_not_grow_with_what_is_read(tmp_path):
     path = found.folder / "shard-000000.safetensors"
     wide = {"mean": torch.zeros(rows, 4, 32, 32).half(), "logvar": torch.zeros(rows, 4, 32, 32).half()}
     wide |= {"tokens": torch.zeros(1, 2).half(), "caption": torch.zeros(rows).long(), "picture": torch.arange(rows)}
-    save_file(wide, path, metadata={"format": caching.FORMAT, "left_out": "[]"})
+    save_file(wide, path, metadata={"format": shards.FORMAT, "left_out": "[]"})
     del wide
     index = json.loads((found.folder / "index.json").read_text())
     index |= {"rows": [rows], "bytes": [path.stat().st_size], "shape": [[4, 32, 32]]}

@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 
 from ldm.core.gaussian import Gaussian
-from ldm.data.caching import Encoders
 from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import LatentCache
+from ldm.data.shards import Encoders
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_every_item_has_its_own_small_versions(greys, tmp_path):
 def test_without_an_upscaler_there_are_none(greys, tmp_path):
     folder = ImageFolder(FolderSpec(path=str(greys), size=16))
     cache = LatentCache(folder, encoders(), views=1, directory=tmp_path / "cache", seed=0)
-    assert set(cache[0]) == {"mean", "var", "tokens"}
+    assert set(cache[0]) == {"mean", "var", "picture", "tokens"}
 
 
 @pytest.mark.parametrize(("limit", "taken"), [(None, 10), (12, 10), (10, 10), (4, 4), (1, 1)])

@@ -40,6 +40,17 @@ def stage_two(out: Path, given: dict[str, str]) -> None:
     fit(load(ROOT / "configs/smoke/ldm.yaml", RunConfig, settings), out)
 
 
+def stage_two_along(out: Path, given: dict[str, str]) -> None:
+    """Its own cache, in shards so small that the first epoch, all of the 12 steps, goes through six of them."""
+    from ldm.data import along, parts
+    from ldm.training.fit import fit
+
+    parts.ROWS = along.ROWS = 8
+    settings = (f"data.train={given['shapes']}/train", f"data.val={given['shapes']}/val", *FIXED)
+    settings += (f"data.cache={out}/cache", f"codec.path={given['autoencoder']}", "data.encode=along")
+    fit(load(ROOT / "configs/smoke/ldm.yaml", RunConfig, settings), out)
+
+
 def lora(out: Path, given: dict[str, str]) -> None:
     from ldm.training.finetune import FinetuneConfig
     from ldm.training.finetune_fit import finetune
@@ -53,7 +64,12 @@ def lora(out: Path, given: dict[str, str]) -> None:
     finetune(load(ROOT / "configs/smoke/finetune.yaml", FinetuneConfig, settings), out)
 
 
-STAGES: dict[str, Callable[[Path, dict[str, str]], None]] = {"stage 1": stage_one, "stage 2": stage_two, "LoRA": lora}
+STAGES: dict[str, Callable[[Path, dict[str, str]], None]] = {
+    "stage 1": stage_one,
+    "stage 2": stage_two,
+    "stage 2, encoded along": stage_two_along,
+    "LoRA": lora,
+}
 
 
 def train(stage: str, out: Path, given: dict[str, str], kill_at: int | None) -> None:

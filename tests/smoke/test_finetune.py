@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ldm.core import command
-from ldm.core.bundle import load_bundle
+from ldm.core.bundle import load_bundle, save_bundle
 from ldm.inference.adapters import add_words
 from ldm.model_folder import LDM, load_model
 from ldm.nets.lora import read_tensors
@@ -52,7 +52,12 @@ def pixels(drawn) -> list:
 
 @pytest.mark.slow
 def test_a_lora_changes_what_its_word_names_and_can_be_merged(finetune, txt2img, model_folder, tmp_path):
-    prior = ("prior.pictures=4", "prior.steps=1", 'prompts=["a red circle, {token}", "a red circle"]')
+    prior = (
+        "data.encode=along",
+        "prior.pictures=4",
+        "prior.steps=1",
+        'prompts=["a red circle, {token}", "a red circle"]',
+    )
     code, err, out = finetune("--token", "scribble", changes=prior)
     assert code == 0, err
     assert Path(out[-1]).name == "lora.safetensors" and out[0].startswith("first step done ")
@@ -146,6 +151,27 @@ def test_a_folder_holds_one_run(finetune, tmp_path, model_folder):
     recipe = (stages.ROOT / "configs/smoke/finetune.yaml").read_text()
     (tmp_path / "run/config.yaml").write_text(recipe)
     code, err, _ = finetune()
+    assert code == 2 and "holds a run with another data" in err[-1]
+
+
+@pytest.mark.slow
+def test_a_run_knows_its_model_by_what_it_is_and_not_by_where_it_lies(finetune, shapes, model_folder, tmp_path):
+    def resumed(model, steps, cache="cache"):
+        more = (f"optim.steps={steps}", f"data.cache={tmp_path}/{cache}", f"model={model}")
+        return finetune(changes=more)
+
+    here, there, other = (tmp_path / name for name in ("here", "there", "other"))
+    shutil.copytree(model_folder, here)
+    assert resumed(here, 4)[0] == 0
+    here.rename(there)
+    code, err, _ = resumed(there, 6, "another-cache")
+    assert code == 0, err
+    assert torch.load(tmp_path / "run/last.ckpt", weights_only=True)["global_step"] == 6
+    bundle = load_bundle(there / LDM)
+    weights = {name: weight + 0.01 for name, weight in bundle.weights.items()}
+    shutil.copytree(there, other)
+    save_bundle(other / LDM, bundle.config, weights, **bundle.meta)
+    code, err, _ = resumed(other, 8)
     assert code == 2 and "holds a run with another model" in err[-1]
 
 

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ldm.core.distributed import World
 from ldm.core.rng import NoiseStream
+from ldm.data.position import Shared
 from ldm.evaluation.gallery import Labelled
 from ldm.evaluation.style import balanced, real_rate, style_of
 from ldm.model_folder import load_model
@@ -107,10 +109,10 @@ def test_a_divergence_is_named_by_its_level(model):
 
 @given(done=st.integers(0, 50), kept=st.integers(1, 3), seed=st.integers(0, 99))
 def test_a_batch_has_its_share_of_both_sets_wherever_a_run_goes_on(done, kept, seed):
-    whole = list(islice(TwoSets((7, 5), 4, kept, seed, 0), 4 * (done + 3)))
-    assert whole[4 * done :] == list(islice(TwoSets((7, 5), 4, kept, seed, done), 12))
-    for start in range(0, len(whole), 4):
-        rows = whole[start : start + 4]
+    order = TwoSets((7, 5), 4, kept, seed)
+    whole = [order.indices(step) for step in range(done + 3)]
+    assert whole[done:] == list(islice(Shared(TwoSets((7, 5), 4, kept, seed), done, World()), 3))
+    for rows in whole:
         assert all(row < 7 for row in rows[: 4 - kept]) and all(7 <= row < 12 for row in rows[4 - kept :])
 
 

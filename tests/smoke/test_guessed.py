@@ -38,3 +38,12 @@ def test_a_guess_is_trained_first_kept_and_used(shapes, random_autoencoder, tmp_
     drawn = ["--model", folder, "--out", tmp_path / "drawn", "--prompt", "a red circle", "--width", "64"]
     with Image.open(stages.finish(stages.start("txt2img", *drawn)).strip()) as picture:
         assert picture.size == (64, 32)
+
+
+@pytest.mark.slow
+def test_a_guess_and_latents_that_come_along_are_refused_together(shapes, random_autoencoder, tmp_path):
+    options = stages.ldm_options(shapes, random_autoencoder, tmp_path / "ldm", *GUESS, "data.encode=along")
+    process = stages.start("train_ldm", *options)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert err.splitlines()[-1].startswith("error: data.encode: 'along', but the guess is trained on all latents")

@@ -5,6 +5,7 @@ import signal
 
 import killing
 import pytest
+from shapes_on_disk import make_shapes
 from test_resume import assert_same, checkpoint
 
 pytestmark = pytest.mark.slow
@@ -29,3 +30,14 @@ def test_killed_at_five_steps_and_resumed_it_ends_as_if_left_alone(stage, given,
         resumed = checkpoint(out)
         for part in ("global_step", "state_dict", "ema", "optimizer_states", "lr_schedulers"):
             assert_same(resumed[part], whole[part], f"{part} after kill at {step}")
+
+
+def test_encoded_along_the_first_step_needs_few_of_many_pictures(given, tmp_path):
+    shapes = tmp_path / "shapes"
+    make_shapes(shapes / "train", 400, seed=2)
+    make_shapes(shapes / "val", 8, seed=1)
+    out = tmp_path / "run"
+    assert killing.run("stage 2, encoded along", out, given | {"shapes": str(shapes)}, kill_at=0) == -signal.SIGKILL
+    caches = [list(folder.glob("shard-*")) for folder in (out / "cache").iterdir()]
+    pictures = 4 * max(map(len, caches))  # the validation pictures have a smaller cache of their own
+    assert 0 < pictures <= 60  # of 400

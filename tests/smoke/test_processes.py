@@ -72,12 +72,13 @@ def test_two_processes_have_the_gradient_of_one(script, shapes, random_autoencod
     assert theirs.norm() > 0 and (ours - theirs).norm() <= 1e-6 * theirs.norm()
 
 
-def test_a_run_goes_on_with_another_number_of_processes(shapes, random_autoencoder, tmp_path):
+@pytest.mark.parametrize("encode", ["ahead", "along"])
+def test_a_run_goes_on_with_another_number_of_processes(encode, shapes, random_autoencoder, tmp_path):
     def options(out: Path, steps: int) -> list[str]:  # of another length would have other rates
-        changes = (f"optim.steps={steps}", "optim.decay=0", "data.views=2")
+        changes = (f"optim.steps={steps}", "optim.decay=0", "data.views=2", f"data.encode={encode}")
         return stages.ldm_options(shapes, random_autoencoder, out, *EXACT, *changes)
 
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole, parts = tmp_path / "1/whole", tmp_path / "2/parts"  # each with a cache of its own
     stages.finish(stages.start("train_ldm", *options(parts, 4)))
     run_two("train_ldm", *options(parts, 8))
     stages.finish(stages.start("train_ldm", *options(whole, 8)))

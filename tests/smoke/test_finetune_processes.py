@@ -1,0 +1,78 @@
+"""Fine-tuning on two processes: the steps of one, and one line for what they cannot share."""
+
+import pytest
+import stages
+import torch
+from test_processes import checkpoint, run_two, start_two
+from test_sharded import parts_of
+
+from ldm.core.config_io import load
+from ldm.training.finetune import FinetuneConfig
+from ldm.training.finetune_fit import finetune
+from ldm.training.module import LatentDiffusion
+
+pytestmark = pytest.mark.slow
+# AdamW makes a step of the whole rate of a gradient that is nothing but rounding: the rate is low
+QUICK = ("optim.steps=3", "optim.warmup=0", "optim.lr=1e-5", "validate_every=2", "data.batch=4", "precision=32-true")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Everywhere: with more, sums are rounded otherwise."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def settings(out, *changes) -> list[str]:
+    return [*QUICK, f"data.cache={out.parent}/cache", 'prompts=["a red circle"]', *changes]
+
+
+def options(method, shapes, model, out, *changes) -> list[str]:
+    fixed = ["--model", model, "--data", shapes / "train", "--method", method, "--out", out, "--token", "scribble"]
+    return [*map(str, fixed), *stages._set(settings(out, *changes))]
+
+
+def assert_same_steps(ours, theirs) -> None:
+    found, expected = parts_of(checkpoint(ours)), parts_of(checkpoint(theirs))
+    for name, vector in expected.items():
+        assert vector.norm() > 0 and (found[name] - vector).norm() <= 1e-6 * vector.norm(), name
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"), [("lora", ("prior={pictures: 4, steps: 1, share: 0.5}",)), ("full", ())]
+)
+def test_two_processes_take_the_steps_of_one(method, changes, shapes, model_folder, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_two("finetune", *options(method, shapes, model_folder, two, *changes))
+    stages.finish(stages.start("finetune", *options(method, shapes, model_folder, one, *changes)))
+    assert_same_steps(two, one)
+    names = [sorted(path.name for path in out.iterdir()) for out in (one, two)]
+    assert names[0] == names[1] and "samples.png" in names[0]
+
+
+def test_shared_out_they_take_the_steps_of_one_whose_weights_lie_alike(shapes, model_folder, tmp_path, monkeypatch):
+    def lay_out(module):  # other kernels, of channels last, round otherwise: 1.3e-6 of the gradient
+        module.denoise.net.to(memory_format=torch.contiguous_format)
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    shared = ("trainer.strategy=fsdp", "data.encode=along")
+    run_two("finetune", *options("full", shapes, model_folder, two, *shared))
+    monkeypatch.setattr(LatentDiffusion, "configure_model", lay_out)
+    given = {"model": str(model_folder), "data.train": f"{shapes}/train", "token": "scribble"}
+    changes = settings(one, "data.encode=along")
+    finetune(load(stages.ROOT / "configs/finetune/full.yaml", FinetuneConfig, changes, given), one)
+    assert_same_steps(two, one)
+
+
+def test_what_processes_cannot_share_is_refused(shapes, model_folder, tmp_path):
+    cases = [
+        ("lora", ("data.batch=5",), "data.batch: 5 cannot be shared evenly by 2 processes"),
+        ("lora", ("trainer.strategy=fsdp",), "trainer.strategy: 'fsdp' is for --method full"),
+    ]
+    for method, changes, message in cases:
+        for process in start_two("finetune", *options(method, shapes, model_folder, tmp_path / "out", *changes)):
+            _, err = process.communicate(timeout=170)
+            assert process.returncode == 2 and message in err.splitlines()[-1], err
