@@ -91,6 +91,11 @@ class _ArraysOnly(pickle.Unpickler):
     """Unpickler that can build dictionaries of numpy arrays and nothing else, so a file cannot run code."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """What a name in the file stands for.
+
+        Raises:
+            UnpicklingError: it is not a part of a numpy array.
+        """
         allowed = {
             ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
             ("numpy", "ndarray"): np.ndarray,

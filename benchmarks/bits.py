@@ -138,6 +138,7 @@ def tables(model: Model, pictures: Pictures, levels: Levels, seed: int) -> list[
 
 
 def main() -> None:
+    """Print the table of one model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "emoji", help="model folder")
     parser.add_argument(

@@ -144,6 +144,7 @@ def interleaved(calls: Sequence[Callable[[], None]], steps: int) -> list[float]:
 
 
 def training(options: argparse.Namespace, folder: Path) -> None:
+    """Print what a training step costs from the cache, and with the encoders in it; pictures are made in `folder`."""
     config = load(options.config, RunConfig)
     if options.batch:
         config = replace(config, data=replace(config.data, batch=options.batch))
@@ -163,6 +164,7 @@ def training(options: argparse.Namespace, folder: Path) -> None:
 
 
 def loading(options: argparse.Namespace, folder: Path) -> None:
+    """Print what the loader adds to a step that is only waited for; the cache is made in `folder`."""
     data = of_stable_diffusion(folder, 1024)
     batches = iter(train_loader(data, len(data), 32, 0, 0, workers=options.workers))
     plain, loaded = interleaved([waiting(0.05), waiting(0.05, batches)], 5 * options.steps)
@@ -179,6 +181,7 @@ def loading(options: argparse.Namespace, folder: Path) -> None:
 
 
 def main() -> None:
+    """Both parts, each in a folder of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=ROOT / "configs" / "ldm" / "emoji.yaml")
     parser.add_argument("--autoencoder", default=ROOT / "configs" / "autoencoder" / "emoji.yaml", help="its recipe")

@@ -43,6 +43,7 @@ def once(*options: str) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Print seconds and peak memory of whole processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="processes of each kind")
     parser.add_argument("script_options", nargs="*", metavar="-- OPTIONS", help="passed to the script")

@@ -19,11 +19,11 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parity")]
 
-from autoencoder.model import Autoencoder, AutoencoderSpec  # noqa: E402
-from autoencoder.strips import decode_in_strips  # noqa: E402
-from benchmarks.beside import in_turn, off_by, randomised  # noqa: E402
-from ldm.core.memory import forget_most, most_resident, resident  # noqa: E402
-from ldm.core.packed import pack  # noqa: E402
+from autoencoder.model import Autoencoder, AutoencoderSpec
+from autoencoder.strips import decode_in_strips
+from benchmarks.beside import in_turn, off_by, randomised
+from ldm.core.memory import forget_most, most_resident, resident
+from ldm.core.packed import pack
 
 F8 = {
     "block_out_channels": [128, 256, 512, 512],
@@ -77,6 +77,7 @@ def measured(name: str, dtype: torch.dtype, z: torch.Tensor) -> int:
 
 
 def main() -> None:
+    """Print time, memory and difference of both decoders."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--side", type=int, default=512, help="of the picture, a multiple of 8")

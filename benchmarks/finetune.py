@@ -44,6 +44,7 @@ def choose(source: Path, old: Path, out: Path, count: int) -> list[str]:
 
 
 def figures(options: argparse.Namespace) -> None:
+    """Print how often new concepts get the new style, and what the LoRA costs old prompts."""
     from ldm.core.images import grid, save_png
     from ldm.evaluation.features import extract, load_feature_net
     from ldm.evaluation.gallery import labelled_features
@@ -77,6 +78,7 @@ def figures(options: argparse.Namespace) -> None:
 
 
 def draw(model, prompts, steps):
+    """Pictures (n, 3, h, w) of prompts, each with a seed folded from its prompt and place."""
     from ldm.core.rng import fold
     from ldm.inference.pipeline import Request, txt2img
 
@@ -90,6 +92,7 @@ def name_of(concept: str, new) -> str:
 
 
 def style_rows(features, styles, real: float):
+    """Shares of drawn new concepts that are called pictograms, without and with the LoRA, beside those of real ones."""
     from ldm.evaluation.style import style_of
     from ldm.evaluation.table import Row
 
@@ -102,6 +105,7 @@ def style_rows(features, styles, real: float):
 
 
 def old_rows(features, asked, gallery):
+    """Concept accuracy of old prompts without and with the LoRA, and the change of it, picture by picture."""
     import torch
 
     from ldm.evaluation.concepts import nearest_concepts
@@ -140,6 +144,7 @@ def start(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Choose the pictures, print the figures, or time the start."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("what", choices=["pictures", "figures", "start"])
     p.add_argument("--model", type=Path, default=ROOT / "models" / "emoji")

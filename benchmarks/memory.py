@@ -107,6 +107,7 @@ def blocks(net: UNet) -> Iterator[torch.nn.Module]:
 
 
 def main() -> None:
+    """Print the parts of the memory of a training step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=ROOT / "configs" / "ldm" / "sd1.yaml")
     parser.add_argument("--factor", type=int, default=8, help="pixels for each latent place (default: %(default)s)")

@@ -79,6 +79,7 @@ def share_outside(model: Model, request: Request, clock: Clock) -> float:
 
 
 def main() -> None:
+    """Print the share of a drawing that is in no network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "emoji")
     parser.add_argument("--batch", type=int, default=1)

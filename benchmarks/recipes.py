@@ -1,11 +1,11 @@
 """Which recipe learns most in equal minutes: the held-out loss of variants of a stage-2 recipe.
 
-    python benchmarks/recipes.py --minutes 5                          # the variants below
+    python benchmarks/recipes.py --minutes 5 --set guess.optim.steps=300 --set guess.folds=0     # the variants below
     python benchmarks/recipes.py --minutes 5 --variant "batch 16" data.batch=16 --variant "batch 64" data.batch=64
 
 Every variant trains from scratch with its averaged weights on the same cached latents of `data.train`; the variants
 take turns of a few seconds, so that whatever else the machine does falls on all, and each has had `--minutes` of its
-own at the end; what its guess takes to train is part of them. The learning rate stays on its plateau. The figure is the
+own at the end; what its guess takes to train is part of them, so give it few steps. The learning rate stays on its plateau. The figure is the
 same for all whatever their own loss is: the mean squared error of v over t uniform in [0, 1), on `data.val` with fixed
 noise and every caption kept, with its standard error over pictures. Needs the data and the autoencoder that the recipe
 names.
@@ -75,9 +75,9 @@ def begin(name: str, config: RunConfig) -> Trial:
     held_out = cached(model, config.data.val, 1)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as out:
-        ready_guess(model, seen, Path(out))
+        unseen = ready_guess(model, seen, Path(out))
     seconds = time.perf_counter() - began if model.guess is not None else 0.0
-    module = LatentDiffusion(model)
+    module = LatentDiffusion(model, unseen=unseen)
     module.learned.train()  # the guess stays as it draws, without dropout
     batches = iter(train_loader(seen, len(seen), config.data.batch, config.seed, 0))
     return Trial(name, module, adamw(module.learned, config.optim), batches, held_out, seconds=seconds)
@@ -131,6 +131,7 @@ def variants(given: Sequence[Sequence[str]] | None) -> list[tuple[str, list[str]
 
 
 def main() -> None:
+    """Train all variants in turns, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=ROOT / "configs" / "ldm" / "emoji.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override for all variants")

@@ -297,6 +297,7 @@ def save_plot(results: Sequence[Result], path: Path) -> None:
 
 
 def main() -> None:
+    """Measure all samplers, write the table and the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "models" / "emoji")
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "emoji", help="captions and their pictures")

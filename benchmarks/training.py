@@ -138,6 +138,7 @@ def interleaved(calls: Sequence[Callable[[], None]], steps: int) -> list[list[fl
 
 
 def main() -> None:
+    """Print the steps of both loops and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=ROOT / "configs" / "ldm" / "emoji.yaml")
     parser.add_argument("--autoencoder", default=ROOT / "configs" / "autoencoder" / "emoji.yaml", help="its recipe")

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "convert")]
 
-from benchmarks.beside import in_turn  # noqa: E402
+from benchmarks.beside import in_turn
 
 PROMPT = "a red apple on a table"
 THEIRS = """
@@ -53,6 +53,7 @@ def run_program(*command: str | Path) -> None:
 
 
 def main() -> None:
+    """Print the medians of whole processes and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="processes of each kind")
     parser.add_argument("--steps", type=int, default=20)

@@ -13,13 +13,13 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "parity")]
 
-import diffusers  # noqa: E402
-from test_unet_parity import copy_net  # type: ignore[import-not-found]  # noqa: E402
+import diffusers
+from test_unet_parity import copy_net  # type: ignore[import-not-found]
 
-from benchmarks.beside import LARGE, flops, in_turn, large_convolution, off_by, randomised  # noqa: E402
-from ldm.core.packed import pack  # noqa: E402
-from ldm.nets.cond import Cond  # noqa: E402
-from ldm.nets.unet import UNet, UNetSpec  # noqa: E402
+from benchmarks.beside import LARGE, flops, in_turn, large_convolution, off_by, randomised
+from ldm.core.packed import pack
+from ldm.nets.cond import Cond
+from ldm.nets.unet import UNet, UNetSpec
 
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
 WORDS = 77
@@ -34,6 +34,7 @@ def both(dtype: torch.dtype) -> tuple[UNet, torch.nn.Module]:
 
 
 def main() -> None:
+    """Print the steps of both U-Nets, their ratio and the share of the best possible."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     parser.add_argument("--rounds", type=int, default=7)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 UPSCALER = ROOT / "models" / "emoji-upscaler"
 sys.path.insert(0, str(ROOT))
 
-from ldm.inference.arguments import add_picture_options  # noqa: E402
+from ldm.inference.arguments import add_picture_options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prediction", choices=["eps", "v"], help="what a file's network predicts, where no file says it")
     p.add_argument("--variant", metavar="NAME", help="which weights: ema, non_ema, fp16, ... where there are several")
     p.add_argument("--allow-pickle", action="store_true", help="read .ckpt and .bin files: tensors, nothing is run")
-    p.add_argument("--turbo", action="store_true", help="the shipped model distilled to one step, models/emoji-turbo")
+    p.add_argument("--turbo", action="store_true", help="one network evaluation a picture: models/emoji-turbo")
     p.add_argument(
         "--lora", action="append", default=[], metavar="FILE[:SCALE]", help="of finetune.py, diffusers or kohya"
     )
