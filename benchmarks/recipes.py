@@ -5,10 +5,10 @@
 
 Every variant trains from scratch with its averaged weights on the same cached latents of `data.train`; the variants
 take turns of a few seconds, so that whatever else the machine does falls on all, and each has had `--minutes` of its
-own at the end; what its guess takes to train is part of them, so give it few steps. The learning rate stays on its plateau. The figure is the
-same for all whatever their own loss is: the mean squared error of v over t uniform in [0, 1), on `data.val` with fixed
-noise and every caption kept, with its standard error over pictures. Needs the data and the autoencoder that the recipe
-names.
+own at the end. What its guess takes to train is part of them, so give it few steps. The learning rate stays on its
+plateau. The figure is the same for all whatever their own loss is: the mean squared error of v over t uniform in
+[0, 1), on `data.val` with fixed noise and every caption kept, with its standard error over pictures. Needs the data
+and the autoencoder that the recipe names.
 """
 
 import argparse
