@@ -2,6 +2,7 @@
 
     python benchmarks/bits.py                                   # the shipped model, held-out cells
     python benchmarks/bits.py --samples 32 --levels 250
+    python benchmarks/bits.py --latents means                   # what posterior noise has to do with it
 
 Pictures are encoded, and half of them serve to measure the analytic variance and to choose paths; the other half is
 scored. Every figure is the rate of the second stage: what the latents cost beyond the encoder's own entropy, an upper
@@ -54,13 +55,16 @@ FEW, SOME = 10, 32  # steps of the papers' tables
 BATCH, BATCHES = 32, 4000  # of the comparison of times
 
 
-def measured(model: Model, pictures: Pictures, levels: Levels, seed: int) -> tuple[Errors, Tensor, Tensor]:
+def measured(
+    model: Model, pictures: Pictures, levels: Levels, seed: int, latents_are: str
+) -> tuple[Errors, Tensor, Tensor]:
     """Errors (n, t), latents (n, *d) and entropies of q(z | x) (n,), nats."""
     errors, latents, entropies = [], [], []
     for batch in encoded(model, pictures, seed):
-        errors.append(level_errors(bind(model.denoise, batch.cond), batch.z, levels, batch.noise))
-        latents.append(batch.z.double().cpu())
-        var = batch.posterior.var.double().expand(batch.z.shape).cpu()
+        z = batch.z if latents_are == "draws" else batch.posterior.mean
+        errors.append(level_errors(bind(model.denoise, batch.cond), z, levels, batch.noise))
+        latents.append(z.double().cpu())
+        var = batch.posterior.var.double().expand(z.shape).cpu()
         entropies.append(0.5 * (math.log(2 * math.pi * math.e) + var.log()).flatten(1).sum(1))
     return torch.cat(errors), torch.cat(latents), torch.cat(entropies)
 
@@ -110,9 +114,9 @@ def _batch_mean(
     return weighted[torch.randint(n, (BATCH,), generator=generator), columns].mean()
 
 
-def tables(model: Model, pictures: Pictures, levels: Levels, seed: int) -> list[Row]:
+def tables(model: Model, pictures: Pictures, levels: Levels, seed: int, latents_are: str) -> list[Row]:
     """All figures."""
-    errors, z, entropy = measured(model, pictures, levels, seed)
+    errors, z, entropy = measured(model, pictures, levels, seed, latents_are)
     size, count = z[0].numel(), len(levels)
     fit, scored = slice(0, None, 2), slice(1, None, 2)
     analytic = analytic_variance(errors[fit], levels, size, model.sha256)
@@ -146,6 +150,9 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, default=64, help="pictures, half of them to fit")
     parser.add_argument("--levels", type=int, default=500, help="timesteps, each one evaluation a picture")
+    parser.add_argument(
+        "--latents", choices=("draws", "means"), default="draws", help="score draws from q(z | x) or its means"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of pictures and the noise")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     options = parser.parse_args()
@@ -162,9 +169,9 @@ def main() -> None:
     levels = nodes_of(model.schedule, spread(model.schedule, options.levels))
     print(
         f"{options.model} ({model.sha256[:12]}): {len(pictures)} pictures of {options.data.name}, {len(levels)} of "
-        f"{model.schedule.steps} levels, seed {options.seed}\n"
+        f"{model.schedule.steps} levels, {options.latents}, seed {options.seed}\n"
     )
-    print(as_table(tables(model, pictures, levels, options.seed)))
+    print(as_table(tables(model, pictures, levels, options.seed, options.latents)))
 
 
 if __name__ == "__main__":
