@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0, help="of the concepts, backgrounds and drawn pictures")
     p.add_argument("--steps", type=int, default=20, help="network evaluations along the path")
     p.add_argument("--scale", type=float, help="classifier-free guidance (default: the model's)")
+    p.add_argument("--sampler", help="as of txt2img.py (default: what the model chooses for these steps)")
+    p.add_argument("--spacing", help="as of txt2img.py")
+    p.add_argument("--option", action="append", metavar="KEY=VALUE", help="of the sampler, e.g. eta=1")
     p.add_argument("--size", type=int, help="pixels (default: the model's; 128 with --autoencoder)")
     p.add_argument("--batch", type=int, default=32, help="pictures drawn together")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
@@ -37,18 +41,22 @@ def main() -> None:
     from ldm.core.device import pick_device
     from ldm.evaluation.command import evaluate
     from ldm.inference.command import show_progress
-    from ldm.inference.pipeline import Request, txt2img
+    from ldm.inference.options import check_spacing, sampler_options
+    from ldm.inference.pipeline import Request, resolve, txt2img
 
     def measures():
         return {"PSNR (dB)": psnr, "SSIM": ssim, "LPIPS (alex)": partial(perceptual_distance, load_lpips("alex"))}
 
     def painter(model):
-        same = {"steps": options.steps, "scale": options.scale, "batch": options.batch}
-        same |= {"height": options.size, "width": options.size}
-        return lambda prompts, seeds: txt2img(
-            model, Request(prompts=tuple(prompts), seeds=tuple(seeds), **same), on_step=show_progress
+        how = {name: getattr(options, name) for name in ("steps", "scale", "sampler", "spacing", "batch")}
+        given = None if options.option is None else sampler_options(options.option)
+        how |= {"height": options.size, "width": options.size, "options": given}
+        same = Request(prompts=("",), seeds=(0,), **how)
+        return resolve(model, same), lambda prompts, seeds: txt2img(
+            model, replace(same, prompts=tuple(prompts), seeds=tuple(seeds)), on_step=show_progress
         )
 
+    check_spacing(options.spacing)
     for text in evaluate(options, pick_device(options.device), measures, painter):
         print(text, end="\n\n", flush=True)
 

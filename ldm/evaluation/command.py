@@ -3,13 +3,12 @@
 import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from ldm.build import Model, automatic, build_codec
-from ldm.config import CodecSpec
+from ldm.build import Model, build_codec
+from ldm.config import CodecSpec, SampleSpec
 from ldm.convert.opening import open_model
 from ldm.core.images import grid, save_png
 from ldm.core.shapes import Image
@@ -29,7 +28,7 @@ def evaluate(
     options: argparse.Namespace,
     device: torch.device,
     measures: Callable[[], Mapping[str, Measure]],
-    painter: Callable[[Model], Draw],
+    painter: Callable[[Model], tuple[SampleSpec, Draw]],
 ) -> Iterator[str]:
     """The text to print, each table as soon as it is measured.
 
@@ -37,7 +36,7 @@ def evaluate(
         options: of `scripts/evaluate.py`.
         device: where the model and the feature network run.
         measures: loads the functions of (picture, reconstruction), by the name of their figure.
-        painter: from a model to what draws with the options.
+        painter: from a model to the sampling that the options ask for, and what draws with it.
 
     Raises:
         ValueError: an option, the model or the data cannot be used; the message names it.
@@ -49,13 +48,16 @@ def evaluate(
     model = open_model(
         options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
     ).to(device)
-    plan, draw, sheets = _plan(options, model.config.sample.size), painter(model), []
+    plan, sheets = _plan(options, model.config.sample.size), []
+    spec, draw = painter(model)
     asked = [measure for name, measure in DRAWN.items() if options.what in (name, "all")]
     if asked:
         net = load_feature_net().to(device)
         _check_sheet(options.grid)
-        draw([""], [0])  # steps, scale and size that are not possible are refused here, not after an hour of tables
-    yield _heading(options, model, plan)
+        draw(
+            [""], [0]
+        )  # an option of the sampler, or a size, that is not possible are refused here, not after an hour of tables
+    yield _heading(options, model, plan, spec)
     if options.what in ("autoencoder", "all"):
         yield as_table(measure_autoencoder(plan, model.codec, measures(), device))
     if options.what in ("captions", "all"):
@@ -65,7 +67,7 @@ def evaluate(
         sheets.append(images[:SHOWN])
         yield as_table(rows)
     if options.grid is not None and sheets:
-        _save_sheet(torch.cat(sheets), options, model)
+        _save_sheet(torch.cat(sheets), options, model, spec)
         yield f"{options.grid}: the first {SHOWN} pictures drawn for each table, none left out"
 
 
@@ -97,20 +99,15 @@ def _check_sheet(path: Path | None) -> None:
             raise PermissionError(f"--grid: no permission to write into {path.parent}")
 
 
-def _heading(options: argparse.Namespace, model: Model, plan: Plan) -> str:
+def _heading(options: argparse.Namespace, model: Model, plan: Plan, spec: SampleSpec) -> str:
     text = f"{options.model} ({model.sha256[:12]}): {plan.size}x{plan.size} pixels, seed {plan.seed}"
     if options.what in ("autoencoder", "captions"):
         return text
-    asked = replace(model.config.sample, steps=options.steps, scale=_scale(options, model))
-    spec = automatic(asked, model)
-    return f"{text}, {plan.samples} samples, {spec.steps} steps of {spec.sampler}, scale {spec.scale:g}"
+    how = f"{spec.steps} steps of {spec.sampler}, {spec.spacing}, scale {spec.scale:g}"
+    return f"{text}, {plan.samples} samples, {how}"
 
 
-def _scale(options: argparse.Namespace, model: Model) -> float:
-    return model.config.sample.scale if options.scale is None else options.scale
-
-
-def _save_sheet(pictures: Image, options: argparse.Namespace, model: Model) -> None:
+def _save_sheet(pictures: Image, options: argparse.Namespace, model: Model, spec: SampleSpec) -> None:
     recipe = {"model": model.sha256, "what": options.what, "samples": options.samples, "seed": options.seed}
-    recipe |= {"steps": options.steps, "scale": _scale(options, model)}
+    recipe |= {"steps": spec.steps, "sampler": spec.sampler, "spacing": spec.spacing, "scale": spec.scale}
     save_png(grid(pictures, COLUMNS), options.grid, recipe)

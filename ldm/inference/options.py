@@ -30,13 +30,22 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError(f"--count: {options.count}; at least 1 picture is drawn")
     if not 0 <= options.seed <= LARGEST_SEED - options.count:
         raise ValueError(f"--seed: {options.seed} is outside 0 to 2^63 - 1")
-    spacings = (*get_args(Spacing), *get_args(TunedSpacing))
-    if options.spacing is not None and options.spacing not in spacings:
-        raise ValueError(f"--spacing: '{options.spacing}' is unknown; use {', '.join(spacings)}")
+    check_spacing(options.spacing)
     check_sources(options)
     options.out.mkdir(parents=True, exist_ok=True)
     if not os.access(options.out, os.W_OK):
         raise PermissionError(f"--out: no permission to write into {options.out}")
+
+
+def check_spacing(name: str | None) -> None:
+    """Refuse a path that nobody knows; None is the model's own.
+
+    Raises:
+        ValueError: the message lists the known.
+    """
+    known = (*get_args(Spacing), *get_args(TunedSpacing))
+    if name is not None and name not in known:
+        raise ValueError(f"--spacing: '{name}' is unknown; use {', '.join(known)}")
 
 
 def request_of(options: argparse.Namespace, model: Model) -> Request:

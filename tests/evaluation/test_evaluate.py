@@ -97,7 +97,7 @@ def test_all_figures_of_a_model(evaluate, data, model, tmp_path):
     options = ["--model", model, "--data", data, "--samples", 3, "--seed", 7, "--steps", 2, "--grid", sheet]
     code, out, err = evaluate(*options)
     assert code == 0, err
-    assert "seed 7, 3 samples, 2 steps of dpm_solver, scale 2" in out.splitlines()[0]
+    assert "seed 7, 3 samples, 2 steps of dpm_solver, trailing, scale 2" in out.splitlines()[0]
     found = figures(out)
     assert {name for picture, name in found if picture == "held-out concepts"} == {
         "PSNR (dB)",
@@ -113,6 +113,21 @@ def test_all_figures_of_a_model(evaluate, data, model, tmp_path):
         assert drawn.size == (8 * (SIZE + 2) + 2, SIZE + 4)  # 3 + 2 pictures in one row of 8
         assert '"seed": 7' in drawn.text["ldm"]
     assert figures(evaluate(*options, "--batch", 1)[1]) == found
+
+
+def test_another_sampler_draws_other_pictures_and_is_named(evaluate, data, model, tmp_path):
+    same = ["--model", model, "--data", data, "--what", "concepts", "--samples", 3, "--steps", 3]
+    drawn = {}
+    for how in ((), ("--sampler", "ddim"), ("--sampler", "ddim", "--option", "eta=1"), ("--spacing", "leading")):
+        code, out, err = evaluate(*same, *how, "--grid", tmp_path / "drawn.png")
+        assert code == 0, err
+        named = (
+            f"3 steps of {'ddim' if 'ddim' in how else 'dpm_solver'}, {'leading' if 'leading' in how else 'trailing'}"
+        )
+        assert named in out.splitlines()[0]
+        with PilImage.open(tmp_path / "drawn.png") as sheet:
+            drawn[how] = sheet.tobytes()
+    assert len(set(drawn.values())) == 4
 
 
 def test_a_bundle_of_stage_1_scores_as_in_its_model(evaluate, data, model, tmp_path):
@@ -131,6 +146,9 @@ def test_a_bundle_of_stage_1_scores_as_in_its_model(evaluate, data, model, tmp_p
         (["--samples", "1"], "samples: 1"),
         (["--steps", "0"], "steps"),
         (["--scale", "-1"], "scale"),
+        (["--sampler", "ddmi"], "ddim"),
+        (["--spacing", "trialing"], "trailing"),
+        (["--option", "eta"], "--option"),
         (["--size", "18"], "height: 18"),
         (["--data", "nowhere"], "nowhere/train: no such folder"),
         (["--autoencoder", "stage-1.safetensors"], "--what: 'all'"),
