@@ -16,6 +16,7 @@ from ldm.guidance.free import classifier_free
 from ldm.guidance.spec import GuidanceSpec
 from ldm.nets.cond import Cond
 from ldm.nets.guess import LatentGuess, with_phrases
+from ldm.nets.subjects import Subjects
 from ldm.nets.text import ClipSpec, TextEncoder
 from ldm.nets.unet import UNet
 from ldm.process.grid import TimeGrid, spaced
@@ -43,6 +44,7 @@ class Model:
             "identity" for diffusion on pixels.
         sha256: content hash of the stage-2 weights; "" for a model that was not loaded from a file.
         folder: where it was loaded from, and where its tuned tables are; None for a model that was not.
+        subjects: those that the guess knows, and reads others as; None: it reads all as they were written.
     """
 
     config: RunConfig
@@ -54,6 +56,7 @@ class Model:
     latents: str = ""
     sha256: str = ""
     folder: Path | None = None
+    subjects: Subjects | None = None
 
     def to(self, device: torch.device | str) -> "Model":
         """The same model with all weights on `device`."""
@@ -120,7 +123,9 @@ class Model:
 
     def read(self, captions: Sequence[str]) -> Cond:
         """What the text encoder makes of `captions`, with the phrases where there is a guess to read them."""
-        return self.text(list(captions)) if self.guess is None else with_phrases(self.text, captions, self.unread)
+        if self.guess is None:
+            return self.text(list(captions))
+        return with_phrases(self.text, captions, self.unread, subjects=self.subjects)
 
     @property
     def unread(self) -> tuple[str, ...]:

@@ -13,15 +13,18 @@ from ldm.core.blank import blank
 from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import ConfigError, from_dict, to_dict
 from ldm.core.int8 import pack, unpack
+from ldm.nets.subjects import Subjects
 from ldm.nets.text import ClipSpec, build_text
 
-LDM, AUTOENCODER = "ldm.safetensors", "autoencoder.safetensors"
+LDM, AUTOENCODER, SUBJECTS = "ldm.safetensors", "autoencoder.safetensors", "subjects.safetensors"
 CONVERT = "; `scripts/convert.py IN OUT --to native` makes a model folder of it"
 OTHERS = ("text.", "guess.")  # begin the names of tensors that are not the U-Net's
 
 
 def load_model(path: str | Path) -> Model:
     """A model folder (`ldm.safetensors` beside `autoencoder.safetensors`), ready to draw.
+
+    `subjects.safetensors`, where it is there, holds the subjects that the guess knows.
 
     Raises:
         BundleError: a file is missing, damaged, pickled, of another kind, or the two do not belong together.
@@ -48,7 +51,8 @@ def load_model(path: str | Path) -> Model:
         text = build_text(spec, text_root(config, folder))
         denoise, guess = build_denoiser(config), build_guess(config)
     name = latents_name(latents, config.codec)
-    model = Model(config, denoise, config.schedule, codec, text, guess, name, bundle.sha256, folder)
+    subjects = None if guess is None else load_subjects(folder, guess.spec.pooled_dim)
+    model = Model(config, denoise, config.schedule, codec, text, guess, name, bundle.sha256, folder, subjects)
     stored = model.stored()
     try:
         stored.load_state_dict({_module_name(name): w for name, w in unpack(bundle.weights).items()})
@@ -57,6 +61,33 @@ def load_model(path: str | Path) -> Model:
         raise BundleError(f"{folder / LDM}: the tensors do not fit the configuration ({first})") from error
     stored.eval().requires_grad_(False)
     return model
+
+
+def load_subjects(folder: Path, width: int) -> Subjects | None:
+    """The subjects that a folder holds for a guess that reads states of `width`; None where it holds none.
+
+    Raises:
+        BundleError: the file is damaged, or of another text encoder.
+    """
+    path = folder / SUBJECTS
+    if not path.is_file():
+        return None
+    bundle = load_bundle(path)
+    try:
+        subjects = Subjects(tuple(bundle.config["names"]), bundle.weights["states"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: no list of subjects ({error})") from error
+    if subjects.states.shape[1:] != (width,):
+        raise BundleError(f"{path}: states of {tuple(subjects.states.shape[1:])} numbers, and the guess reads {width}")
+    return subjects
+
+
+def save_subjects(folder: Path, subjects: Subjects | None) -> None:
+    """Write `subjects.safetensors` into a model folder, or remove it."""
+    if subjects is None:
+        (folder / SUBJECTS).unlink(missing_ok=True)
+    else:
+        save_bundle(folder / SUBJECTS, {"names": list(subjects.names)}, {"states": subjects.states})
 
 
 def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], autoencoder: Path) -> str:

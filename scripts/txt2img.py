@@ -17,6 +17,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--prompt", default="a red apple", help='what to draw, e.g. "rocket, flat twemoji"')
     p.add_argument("--style", help="how to draw a prompt without a comma, which does not say; '': as it is")
+    p.add_argument("--literal", action="store_true", help="read what the model never met as it is, not as the nearest")
     p.add_argument("--negative", default="", help="what to move away from")
     p.add_argument("--model", type=Path, default=ROOT / "models" / "emoji", help="model or diffusers folder, or file")
     p.add_argument("--prediction", choices=["eps", "v"], help="what a file's network predicts, where no file says it")

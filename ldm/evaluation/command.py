@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,12 +15,12 @@ from ldm.core.images import grid, save_png
 from ldm.core.shapes import Image
 from ldm.evaluation.caption_choice import Chooser, measure_choice
 from ldm.evaluation.features import load_feature_net
-from ldm.evaluation.parts import Plan, measure_autoencoder, measure_concepts, measure_heldout
+from ldm.evaluation.parts import Plan, measure_autoencoder, measure_concepts, measure_heldout, measure_synonyms
 from ldm.evaluation.reconstruction import Measure
 from ldm.evaluation.report import Draw
 from ldm.evaluation.table import as_table
 
-DRAWN = {"concepts": measure_concepts, "heldout": measure_heldout}
+DRAWN = {"concepts": measure_concepts, "words": measure_synonyms, "heldout": measure_heldout}
 SHOWN, COLUMNS = 32, 8  # pictures of each table in the sheet, and in a row of it
 DEFAULT_SIZE = 128  # pixels, where there is no model to ask
 
@@ -48,6 +49,8 @@ def evaluate(
     model = open_model(
         options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
     ).to(device)
+    if options.literal:
+        model = replace(model, subjects=None)
     plan, sheets = _plan(options, model.config.sample.size), []
     spec, draw = painter(model)
     asked = [measure for name, measure in DRAWN.items() if options.what in (name, "all")]

@@ -1,4 +1,4 @@
-"""The three things that are measured of a model: its first stage, drawn training concepts, drawn held-out cells.
+"""What is measured of a model: its first stage, and drawn training concepts, unseen words for them, held-out cells.
 
 The pictures' folder is one that `scripts/prepare_emoji.py` writes, or has the same parts: `train`, `heldout_cells`,
 `heldout_concepts`, with the columns concept and style in their metadata. What draws and what compares two pictures
@@ -6,7 +6,7 @@ comes from the caller, so that this room sees neither the pipeline nor the autoe
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -15,17 +15,23 @@ from torch import nn
 
 from ldm.codec import IdentityCodec, ScaledCodec
 from ldm.core.shapes import Image
+from ldm.data.records import read_records
+from ldm.evaluation.features import extract
 from ldm.evaluation.gallery import Labelled, labelled_features
 from ldm.evaluation.reconstruction import Autoencoder, Measure, heldout_views, reconstruction_rows
 from ldm.evaluation.report import (
     Draw,
+    accuracy_rows,
     drawn,
     heldout_cell_rows,
+    judge,
     one_per_concept,
     some,
     trained_concept_rows,
 )
+from ldm.evaluation.synonyms import unseen
 from ldm.evaluation.table import Row
+from ldm.nets.guess import SEPARATOR
 
 TRAIN, CELLS, CONCEPTS = "train", "heldout_cells", "heldout_concepts"
 
@@ -102,6 +108,27 @@ def measure_heldout(plan: Plan, net: nn.Module, draw: Draw) -> tuple[list[Row], 
     gallery, cells = _part(plan, net, TRAIN), some(_part(plan, net, CELLS), plan.samples, plan.seed)
     images = drawn(draw, cells, plan.seed)
     return heldout_cell_rows(net, images, cells, gallery), images
+
+
+def measure_synonyms(plan: Plan, net: nn.Module, draw: Draw) -> tuple[list[Row], Image]:
+    """Concept accuracy of pictures drawn for words that no training caption has; the pictures besides.
+
+    Raises:
+        ValueError: the data has no concept that such words are known for.
+    """
+    gallery, rows = _part(plan, net, TRAIN), read_records(plan.data / TRAIN).records
+    words = unseen(record.columns for record in rows)
+    named = [row for row, concept in enumerate(gallery.concepts) if concept in words]
+    if not named:
+        raise ValueError(f"{plan.data / TRAIN}: no concept that `ldm.evaluation.synonyms` has unseen words for")
+    shown = one_per_concept(gallery.select(named), plan.samples, plan.seed)
+    captions = [
+        SEPARATOR.join([words[concept][0], *caption.split(SEPARATOR)[1:]])
+        for concept, caption in zip(shown.concepts, shown.captions, strict=True)
+    ]
+    asked = replace(shown, captions=captions)
+    images = drawn(draw, asked, plan.seed)
+    return accuracy_rows("unseen words, drawn", judge(extract(net, images), asked, gallery)), images
 
 
 def _part(plan: Plan, net: nn.Module, part: str) -> Labelled:

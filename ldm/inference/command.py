@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ldm.core.images import save_png
 from ldm.denoiser import counted
 from ldm.inference import redraw
 from ldm.inference.adapters import add_loras, add_words, unused
-from ldm.inference.conditions import not_read
+from ldm.inference.conditions import not_read, taken_for
 from ldm.inference.need import advised, estimate, worth_telling
 from ldm.inference.options import check_options, dtype_of, placement_of, request_of
 from ldm.inference.pipeline import parts, txt2img
@@ -43,9 +44,12 @@ def draw(options: argparse.Namespace) -> list[Path]:
         options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
     )
     model, added = adapted(model, options)
+    if options.literal:
+        model = replace(model, subjects=None)
     settle_style(model, options)
     for prompt in (options.prompt, options.negative, options.to_prompt):
         warn_of_cut(model, prompt or "")
+        tell_of_subject(model, prompt or "")
     model = ready(model, place, options)
     request = request_of(options, model)
     if options.expected is not None:
@@ -119,6 +123,14 @@ def warn_of_cut(model: Model, prompt: str) -> None:
     if cut:
         shown = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]} ..."
         sys.stderr.write(f"warning: the prompt is too long for this model; not read: {shown}\n")
+
+
+def tell_of_subject(model: Model, prompt: str) -> None:
+    """Say what a subject is taken for that the model never met."""
+    name = taken_for(model, prompt)
+    if name is not None:
+        subject = prompt.partition(SEPARATOR)[0].strip()[:SHOWN]
+        sys.stderr.write(f"'{subject}' is new to this model and drawn as '{name}', the nearest; --literal: as it is\n")
 
 
 def show_progress(step: Step) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from ldm.build import Model
 from ldm.inference.blend import Blend, between
 from ldm.nets.cond import Cond
-from ldm.nets.guess import with_phrases
+from ldm.nets.guess import subject_and_manner, with_phrases
 from ldm.nets.prompt import parse
 from ldm.nets.reading import chunks_of, read, unread
 
@@ -36,6 +36,17 @@ def not_read(model: Model, prompt: str) -> str:
     return unread(model.text, parse(prompt))
 
 
+def taken_for(model: Model, prompt: str) -> str | None:
+    """The known subject that a model reads that of a prompt as; None where it reads what is written."""
+    if model.guess is None or model.subjects is None:
+        return None
+    (subject,), _ = subject_and_manner([parse(prompt)], model.unread)
+    pooled = read(model.text, [subject], chunks=1).pooled if str(subject) else None
+    return None if pooled is None else model.subjects.taken_for(pooled[0])
+
+
 def _read(model: Model, prompts: Sequence[str], chunks: int) -> Cond:
     reader, parsed = partial(read, model.text, chunks=chunks), [parse(prompt) for prompt in prompts]
-    return reader(parsed) if model.guess is None else with_phrases(model.text, parsed, model.unread, reader)
+    if model.guess is None:
+        return reader(parsed)
+    return with_phrases(model.text, parsed, model.unread, reader, model.subjects)

@@ -14,6 +14,7 @@ from ldm.inference.pipeline import Request
 from ldm.inference.recipe import FILES, facts
 
 PATHS = ("image", "mask", "weak", "classifier", "upscale", "embedding")  # options that are paths
+OF_MODEL = ("tables", "subjects")  # files in the model's folder
 ROUNDING = ("ldm", "torch", "device", "threads")  # other ones may give other last bits
 
 
@@ -37,7 +38,8 @@ def remembered(path: Path, models: Path) -> dict[str, Any]:
     expected = {**known, "seed": options["seed"], "count": options["count"], "picture": str(path)}
     if known["model name"] and folder.is_dir():
         options["model"] = folder
-    return options | {"only": recipe["index"], "expected": expected}
+    before = {} if "subjects" in known else {"literal": True}  # drawn when all subjects were read as they are
+    return options | before | {"only": recipe["index"], "expected": expected}
 
 
 def adjust(options: argparse.Namespace) -> None:
@@ -66,8 +68,8 @@ def check(options: argparse.Namespace, model: Model, request: Request) -> None:
             sys.stderr.write(f"warning: {message}; the picture will be another\n")
         else:
             raise ValueError(f"{message}; give the folder of the first with --model")
-    for name in (*FILES, "classifier", "weak", "tables"):
-        if found.get(name) != known.get(name) and not (name == "tables" and options.model_given):
+    for name in (*FILES, "classifier", "weak", *OF_MODEL):
+        if found.get(name) != known.get(name) and not (name in OF_MODEL and options.model_given):
             raise ValueError(f"{known['picture']}: its {name} was another than there is now (other content)")
     other = [f"{name} {known[name]}, now {found.get(name)}" for name in ROUNDING if known.get(name) != found.get(name)]
     if other:

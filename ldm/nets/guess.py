@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ldm.core.optim import OptimSpec
 from ldm.nets.cond import Cond
 from ldm.nets.prompt import Prompt, joined
+from ldm.nets.subjects import Subjects
 from ldm.nets.text import TextEncoder
 
 READING = "up to the first comma, no leading article; the rest"  # of a caption; part of the key of cached states
@@ -135,6 +136,7 @@ def with_phrases(
     captions: Sequence[Caption],
     unread: Sequence[str] = (),
     read: Callable[[Sequence[Caption]], Cond] | None = None,
+    subjects: Subjects | None = None,
 ) -> Cond:
     """The conditions of `captions`, with the pooled states of their two phrases (b, 2, p), without the words `unread`.
 
@@ -144,6 +146,7 @@ def with_phrases(
         text: the encoder.
         captions: strings, or weighted prompts with a function to read them.
         read: captions to conditions; None: `text` itself.
+        subjects: what others are read as; None: every subject is read as it was written.
 
     Raises:
         ValueError: the encoder gives no pooled state.
@@ -151,8 +154,12 @@ def with_phrases(
     if not text.pooled_width:
         raise ValueError("guess: it reads pooled texts, and this text encoder gives none")
     read = cast(Callable[[Sequence[Caption]], Cond], text) if read is None else read
-    pooled = [read(phrases).pooled for phrases in subject_and_manner(captions, unread)]
-    return replace(read(list(captions)), phrases=torch.stack([p for p in pooled if p is not None], dim=1))
+    shown, how = subject_and_manner(captions, unread)
+    subject, manner = (cast(Tensor, read(phrases).pooled) for phrases in (shown, how))
+    if subjects is not None:
+        said = torch.tensor([bool(str(phrase)) for phrase in shown], device=subject.device)
+        subject = torch.where(said[:, None], subjects.replaced(subject), subject)
+    return replace(read(list(captions)), phrases=torch.stack([subject, manner], dim=1))
 
 
 def subject_and_manner(captions: Sequence[Caption], unread: Sequence[str] = ()) -> tuple[list[Caption], list[Caption]]:

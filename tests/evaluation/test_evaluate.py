@@ -115,6 +115,12 @@ def test_all_figures_of_a_model(evaluate, data, model, tmp_path):
     assert figures(evaluate(*options, "--batch", 1)[1]) == found
 
 
+def test_words_that_training_never_used_are_drawn_and_judged(evaluate, data, model):
+    code, out, err = evaluate("--model", model, "--data", data, "--what", "words", "--samples", 3, "--steps", 2)
+    assert code == 0, err
+    assert figures(out)["unseen words, drawn", "top-1"][2] == "1"  # of the concepts here, "sun" alone has such words
+
+
 def test_another_sampler_draws_other_pictures_and_is_named(evaluate, data, model, tmp_path):
     same = ["--model", model, "--data", data, "--what", "concepts", "--samples", 3, "--steps", 3]
     drawn = {}

@@ -1,0 +1,81 @@
+"""A model draws a subject that it never met as the nearest that it did, says so, and remembers it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image as PilImage
+from stages import ROOT
+
+from ldm.build import build_denoiser, build_guess
+from ldm.config import RunConfig
+from ldm.core.bundle import save_bundle
+from ldm.core.config_io import load
+from ldm.model_folder import SUBJECTS, load_model, save_model, save_subjects
+from ldm.nets.guess import GuessSpec
+from ldm.nets.subjects import read_subjects
+from ldm.training.fit import known_subjects
+
+
+@pytest.fixture(scope="module")
+def guessing(random_autoencoder, tmp_path_factory):
+    """A random network that reads a random guess, which knows two subjects."""
+    config = load(ROOT / "configs/smoke/ldm.yaml", RunConfig)
+    channels = config.net.in_channels
+    side = config.sample.size // 4
+    spec = GuessSpec(shape=(channels, side, side), width=32)
+    config = replace(config, net=replace(config.net, cond_channels=channels), guess=spec)
+    torch.manual_seed(1)
+    parts = {"net": build_denoiser(config).net, "guess": build_guess(config)}
+    weights = {f"{part}.{name}": w for part, module in parts.items() for name, w in module.state_dict().items()}
+    noisy = {name: w + 0.05 * torch.randn(w.shape) for name, w in weights.items()}
+    folder = tmp_path_factory.mktemp("guessing")
+    save_model(folder, config, noisy, random_autoencoder)
+    save_subjects(folder, read_subjects(load_model(folder).text, ["fox", "red circle"]))
+    return folder
+
+
+def test_it_is_said_and_can_be_refused(txt2img, guessing, tmp_path):
+    code, lines, (near,) = txt2img("--prompt", "a sleepy fox, in ink", model=guessing)
+    assert code == 0
+    assert lines[0] == "'a sleepy fox' is new to this model and drawn as 'fox', the nearest; --literal: as it is"
+    code, lines, (literal,) = txt2img(
+        "--prompt", "a sleepy fox, in ink", "--literal", model=guessing, out=tmp_path / "literal"
+    )
+    assert code == 0 and not any("new to this model" in line for line in lines)
+    assert literal.read_bytes() != near.read_bytes()
+    _, lines, _ = txt2img("--prompt", "a fox, in ink", model=guessing, out=tmp_path / "known")
+    assert not any("new to this model" in line for line in lines)
+
+
+@pytest.mark.parametrize("how", [[], ["--literal"]])
+def test_a_picture_remembers_how_it_was_read(txt2img, guessing, tmp_path, how):
+    _, _, (first,) = txt2img("--prompt", "a sleepy fox, in ink", *how, model=guessing)
+    code, lines, (again,) = txt2img("--from-picture", first, model=guessing, out=tmp_path / "again")
+    assert code == 0 and again.read_bytes() == first.read_bytes(), lines
+
+
+def test_a_damaged_list_and_one_of_another_encoder_are_refused(txt2img, guessing, tmp_path):
+    path = guessing / SUBJECTS
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[: len(whole) // 2])
+        code, lines, _ = txt2img(model=guessing)
+        assert code == 2 and len(lines) == 1 and str(path) in lines[0]
+        save_bundle(path, {"names": ["fox"]}, {"states": torch.zeros(1, 5)})
+        code, lines, _ = txt2img(model=guessing)
+        assert code == 2 and lines == [f"error: {path}: states of (5,) numbers, and the guess reads 384"]
+    finally:
+        path.write_bytes(whole)
+
+
+def test_they_are_the_names_of_the_training_pictures(guessing, shapes, tmp_path):
+    model = load_model(guessing)
+    rows = [("a.png", "comet"), ("b.png", "red fox"), ("c.png", "comet")]
+    for file, _ in rows:
+        PilImage.new("RGB", (32, 32), "red").save(tmp_path / file)
+    lines = [json.dumps({"file_name": f, "text": f"{name}, in ink", "name": name, "style": "ink"}) for f, name in rows]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    assert known_subjects(model, str(tmp_path)).names == ("comet", "red fox")
+    assert known_subjects(model, str(shapes / "train")) is None  # captions alone say nothing of what is a name
