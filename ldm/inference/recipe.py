@@ -76,8 +76,9 @@ def facts(model: Model, request: Request, options: argparse.Namespace) -> dict[s
     found |= {name: used for name, used in _steering(request).items() if name in ("classifier", "weak")}
     if model.folder is not None and resolve(model, request).needs_tables:
         found["tables"] = _hash(model.folder / TUNED)
-    told_apart = model.folder is not None and model.subjects is not None
-    found["subjects"] = _hash(model.folder / SUBJECTS) if told_apart else None  # None, too, is remembered
+    found["subjects"] = None  # remembered, too, where all are read as they were written
+    if model.folder is not None and model.subjects is not None:
+        found["subjects"] = _hash(model.folder / SUBJECTS)
     found |= {"ldm": own_version(), "torch": torch.__version__, "device": device}
     return found | ({"threads": torch.get_num_threads()} if device == "cpu" else {})
 
