@@ -16,9 +16,9 @@ from ldm.guidance.free import classifier_free
 from ldm.guidance.spec import GuidanceSpec
 from ldm.nets.cond import Cond
 from ldm.nets.guess import LatentGuess, with_phrases
-from ldm.nets.subjects import Subjects
 from ldm.nets.text import ClipSpec, TextEncoder
 from ldm.nets.unet import UNet
+from ldm.nets.vocabulary import Vocabulary
 from ldm.process.grid import TimeGrid, spaced
 from ldm.process.schedule import Schedule
 from ldm.samplers import bind_options
@@ -44,7 +44,7 @@ class Model:
             "identity" for diffusion on pixels.
         sha256: content hash of the stage-2 weights; "" for a model that was not loaded from a file.
         folder: where it was loaded from, and where its tuned tables are; None for a model that was not.
-        subjects: those that the guess knows, and reads others as; None: it reads all as they were written.
+        vocabulary: what the guess knows, and reads other phrases as; None: it reads all as they were written.
     """
 
     config: RunConfig
@@ -56,7 +56,7 @@ class Model:
     latents: str = ""
     sha256: str = ""
     folder: Path | None = None
-    subjects: Subjects | None = None
+    vocabulary: Vocabulary | None = None
 
     def to(self, device: torch.device | str) -> "Model":
         """The same model with all weights on `device`."""
@@ -125,7 +125,7 @@ class Model:
         """What the text encoder makes of `captions`, with the phrases where there is a guess to read them."""
         if self.guess is None:
             return self.text(list(captions))
-        return with_phrases(self.text, captions, self.unread, subjects=self.subjects)
+        return with_phrases(self.text, captions, self.unread, vocabulary=self.vocabulary)
 
     @property
     def unread(self) -> tuple[str, ...]:

@@ -13,10 +13,10 @@ from ldm.core.blank import blank
 from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import ConfigError, from_dict, to_dict
 from ldm.core.int8 import pack, unpack
-from ldm.nets.subjects import Subjects
 from ldm.nets.text import ClipSpec, build_text
+from ldm.nets.vocabulary import Vocabulary
 
-LDM, AUTOENCODER, SUBJECTS = "ldm.safetensors", "autoencoder.safetensors", "subjects.safetensors"
+LDM, AUTOENCODER, VOCABULARY = "ldm.safetensors", "autoencoder.safetensors", "vocabulary.safetensors"
 CONVERT = "; `scripts/convert.py IN OUT --to native` makes a model folder of it"
 OTHERS = ("text.", "guess.")  # begin the names of tensors that are not the U-Net's
 
@@ -24,7 +24,7 @@ OTHERS = ("text.", "guess.")  # begin the names of tensors that are not the U-Ne
 def load_model(path: str | Path) -> Model:
     """A model folder (`ldm.safetensors` beside `autoencoder.safetensors`), ready to draw.
 
-    `subjects.safetensors`, where it is there, holds the subjects that the guess knows.
+    `vocabulary.safetensors`, where it is there, says what the guess knows.
 
     Raises:
         BundleError: a file is missing, damaged, pickled, of another kind, or the two do not belong together.
@@ -51,8 +51,8 @@ def load_model(path: str | Path) -> Model:
         text = build_text(spec, text_root(config, folder))
         denoise, guess = build_denoiser(config), build_guess(config)
     name = latents_name(latents, config.codec)
-    subjects = None if guess is None else load_subjects(folder, guess.spec.pooled_dim)
-    model = Model(config, denoise, config.schedule, codec, text, guess, name, bundle.sha256, folder, subjects)
+    vocabulary = None if guess is None else load_vocabulary(folder, guess.spec.pooled_dim)
+    model = Model(config, denoise, config.schedule, codec, text, guess, name, bundle.sha256, folder, vocabulary)
     stored = model.stored()
     try:
         stored.load_state_dict({_module_name(name): w for name, w in unpack(bundle.weights).items()})
@@ -63,31 +63,34 @@ def load_model(path: str | Path) -> Model:
     return model
 
 
-def load_subjects(folder: Path, width: int) -> Subjects | None:
-    """The subjects that a folder holds for a guess that reads states of `width`; None where it holds none.
+def load_vocabulary(folder: Path, width: int) -> Vocabulary | None:
+    """What a guess that reads states of `width` knows, as a folder says; None where it does not.
 
     Raises:
         BundleError: the file is damaged, or of another text encoder.
     """
-    path = folder / SUBJECTS
+    path = folder / VOCABULARY
     if not path.is_file():
         return None
     bundle = load_bundle(path)
     try:
-        subjects = Subjects(tuple(bundle.config["names"]), bundle.weights["states"])
+        names, styles = (tuple(bundle.config[key]) for key in ("names", "styles"))
+        states, shown, apart = (bundle.weights[key] for key in ("states", "shown", "apart"))
+        vocabulary = Vocabulary(names, states, styles, shown, apart)
     except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(f"{path}: no list of subjects ({error})") from error
-    if subjects.states.shape[1:] != (width,):
-        raise BundleError(f"{path}: states of {tuple(subjects.states.shape[1:])} numbers, and the guess reads {width}")
-    return subjects
+        raise BundleError(f"{path}: no vocabulary of this version ({error})") from error
+    if states.shape[1:] != (width,):
+        raise BundleError(f"{path}: states of {states.shape[1]} numbers, and the guess reads {width}")
+    return vocabulary
 
 
-def save_subjects(folder: Path, subjects: Subjects | None) -> None:
-    """Write `subjects.safetensors` into a model folder, or remove it."""
-    if subjects is None:
-        (folder / SUBJECTS).unlink(missing_ok=True)
-    else:
-        save_bundle(folder / SUBJECTS, {"names": list(subjects.names)}, {"states": subjects.states})
+def save_vocabulary(folder: Path, vocabulary: Vocabulary | None) -> None:
+    """Write what the guess of a model folder knows, or remove what was written before."""
+    if vocabulary is None:
+        (folder / VOCABULARY).unlink(missing_ok=True)
+        return
+    tables = {"states": vocabulary.states, "shown": vocabulary.shown, "apart": vocabulary.apart}
+    save_bundle(folder / VOCABULARY, {"names": list(vocabulary.names), "styles": list(vocabulary.styles)}, tables)
 
 
 def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], autoencoder: Path) -> str:

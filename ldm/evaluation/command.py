@@ -50,7 +50,7 @@ def evaluate(
         options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
     ).to(device)
     if options.literal:
-        model = replace(model, subjects=None)
+        model = replace(model, vocabulary=None)
     plan, sheets = _plan(options, model.config.sample.size), []
     spec, draw = painter(model)
     asked = [measure for name, measure in DRAWN.items() if options.what in (name, "all")]

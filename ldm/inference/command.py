@@ -45,11 +45,11 @@ def draw(options: argparse.Namespace) -> list[Path]:
     )
     model, added = adapted(model, options)
     if options.literal:
-        model = replace(model, subjects=None)
+        model = replace(model, vocabulary=None)
     settle_style(model, options)
     for prompt in (options.prompt, options.negative, options.to_prompt):
         warn_of_cut(model, prompt or "")
-        tell_of_subject(model, prompt or "")
+        tell_of_guess(model, prompt or "")
     model = ready(model, place, options)
     request = request_of(options, model)
     if options.expected is not None:
@@ -125,12 +125,14 @@ def warn_of_cut(model: Model, prompt: str) -> None:
         sys.stderr.write(f"warning: the prompt is too long for this model; not read: {shown}\n")
 
 
-def tell_of_subject(model: Model, prompt: str) -> None:
-    """Say what a subject is taken for that the model never met."""
-    name = taken_for(model, prompt)
+def tell_of_guess(model: Model, prompt: str) -> None:
+    """Say what a subject is taken for that the model never met, or never in the style that is asked for."""
+    name, style = taken_for(model, prompt)
+    subject = prompt.partition(SEPARATOR)[0].strip()[:SHOWN]
     if name is not None:
-        subject = prompt.partition(SEPARATOR)[0].strip()[:SHOWN]
         sys.stderr.write(f"'{subject}' is new to this model and drawn as '{name}', the nearest; --literal: as it is\n")
+    if style is not None:
+        sys.stderr.write(f"'{name or subject}' is known by '{style}', and drawn after that; --literal: as it is\n")
 
 
 def show_progress(step: Step) -> None:

@@ -36,17 +36,17 @@ def not_read(model: Model, prompt: str) -> str:
     return unread(model.text, parse(prompt))
 
 
-def taken_for(model: Model, prompt: str) -> str | None:
-    """The known subject that a model reads that of a prompt as; None where it reads what is written."""
-    if model.guess is None or model.subjects is None:
-        return None
-    (subject,), _ = subject_and_manner([parse(prompt)], model.unread)
+def taken_for(model: Model, prompt: str) -> tuple[str | None, str | None]:
+    """The known subject and style that a guess reads those of a prompt as; None where it reads what is written."""
+    if model.guess is None or model.vocabulary is None:
+        return None, None
+    (subject,), (manner,) = subject_and_manner([parse(prompt)], model.unread)
     pooled = read(model.text, [subject], chunks=1).pooled if str(subject) else None
-    return None if pooled is None else model.subjects.taken_for(pooled[0])
+    return (None, None) if pooled is None else model.vocabulary.taken_for(pooled[0], str(manner))
 
 
 def _read(model: Model, prompts: Sequence[str], chunks: int) -> Cond:
     reader, parsed = partial(read, model.text, chunks=chunks), [parse(prompt) for prompt in prompts]
     if model.guess is None:
         return reader(parsed)
-    return with_phrases(model.text, parsed, model.unread, reader, model.subjects)
+    return with_phrases(model.text, parsed, model.unread, reader, model.vocabulary)

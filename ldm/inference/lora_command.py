@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ldm.convert.lora import write_lora
 from ldm.inference.adapters import add_loras, read
-from ldm.model_folder import load_model, save_model, save_subjects
+from ldm.model_folder import load_model, save_model, save_vocabulary
 from ldm.nets.lora import Lora
 
 
@@ -28,7 +28,7 @@ def merge_or_convert(model: Path, given: Sequence[str], to: str, out: Path) -> P
         base, _ = add_loras(base, given)
         kept = replace(base.config, storage="bfloat16")  # 8 bits would round away what was added
         save_model(out, kept, dict(base.stored().state_dict()), model / base.config.codec.path)
-        save_subjects(out, base.subjects)
+        save_vocabulary(out, base.vocabulary)
         return out
     if len(given) > 1:
         raise ValueError(f"--lora: {len(given)} files; one LoRA is written from one, or merge them with --to model")

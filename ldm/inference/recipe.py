@@ -15,7 +15,7 @@ from ldm.build import Model
 from ldm.core.shapes import Image
 from ldm.inference.adapters import parse as lora_file
 from ldm.inference.pipeline import Request, resolve
-from ldm.model_folder import LDM, SUBJECTS
+from ldm.model_folder import LDM, VOCABULARY
 from ldm.samplers.tuned import TUNED
 
 FILES = ("image", "mask", "embedding", "lora", "upscale")  # options that name files which decide pixels
@@ -76,9 +76,9 @@ def facts(model: Model, request: Request, options: argparse.Namespace) -> dict[s
     found |= {name: used for name, used in _steering(request).items() if name in ("classifier", "weak")}
     if model.folder is not None and resolve(model, request).needs_tables:
         found["tables"] = _hash(model.folder / TUNED)
-    found["subjects"] = None  # remembered, too, where all are read as they were written
-    if model.folder is not None and model.subjects is not None:
-        found["subjects"] = _hash(model.folder / SUBJECTS)
+    found["vocabulary"] = None  # remembered, too, where all are read as they were written
+    if model.folder is not None and model.vocabulary is not None:
+        found["vocabulary"] = _hash(model.folder / VOCABULARY)
     found |= {"ldm": own_version(), "torch": torch.__version__, "device": device}
     return found | ({"threads": torch.get_num_threads()} if device == "cpu" else {})
 

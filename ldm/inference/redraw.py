@@ -14,7 +14,7 @@ from ldm.inference.pipeline import Request
 from ldm.inference.recipe import FILES, facts
 
 PATHS = ("image", "mask", "weak", "classifier", "upscale", "embedding")  # options that are paths
-OF_MODEL = ("tables", "subjects")  # files in the model's folder
+OF_MODEL = ("tables", "vocabulary")  # files in the model's folder
 ROUNDING = ("ldm", "torch", "device", "threads")  # other ones may give other last bits
 
 
@@ -38,7 +38,7 @@ def remembered(path: Path, models: Path) -> dict[str, Any]:
     expected = {**known, "seed": options["seed"], "count": options["count"], "picture": str(path)}
     if known["model name"] and folder.is_dir():
         options["model"] = folder
-    before = {} if "subjects" in known else {"literal": True}  # drawn when all subjects were read as they are
+    before = {} if "vocabulary" in known else {"literal": True}  # drawn when every phrase was read as it is
     return options | before | {"only": recipe["index"], "expected": expected}
 
 

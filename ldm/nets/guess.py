@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ldm.core.optim import OptimSpec
 from ldm.nets.cond import Cond
 from ldm.nets.prompt import Prompt, joined
-from ldm.nets.subjects import Subjects
 from ldm.nets.text import TextEncoder
+from ldm.nets.vocabulary import Vocabulary
 
 READING = "up to the first comma, no leading article; the rest"  # of a caption; part of the key of cached states
 SEPARATOR, ARTICLE = ",", re.compile(r"^(a|an|the)\s+(?=\S)", re.IGNORECASE)
@@ -136,7 +136,7 @@ def with_phrases(
     captions: Sequence[Caption],
     unread: Sequence[str] = (),
     read: Callable[[Sequence[Caption]], Cond] | None = None,
-    subjects: Subjects | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Cond:
     """The conditions of `captions`, with the pooled states of their two phrases (b, 2, p), without the words `unread`.
 
@@ -146,7 +146,7 @@ def with_phrases(
         text: the encoder.
         captions: strings, or weighted prompts with a function to read them.
         read: captions to conditions; None: `text` itself.
-        subjects: what others are read as; None: every subject is read as it was written.
+        vocabulary: what the guess knows, and reads other phrases as; None: it reads all as they were written.
 
     Raises:
         ValueError: the encoder gives no pooled state.
@@ -155,10 +155,16 @@ def with_phrases(
         raise ValueError("guess: it reads pooled texts, and this text encoder gives none")
     read = cast(Callable[[Sequence[Caption]], Cond], text) if read is None else read
     shown, how = subject_and_manner(captions, unread)
-    subject, manner = (cast(Tensor, read(phrases).pooled) for phrases in (shown, how))
-    if subjects is not None:
-        said = torch.tensor([bool(str(phrase)) for phrase in shown], device=subject.device)
-        subject = torch.where(said[:, None], subjects.replaced(subject), subject)
+    subject = cast(Tensor, read(shown).pooled)
+    if vocabulary is not None:
+        said, names = [bool(str(phrase)) for phrase in shown], vocabulary.nearest(subject)[0].tolist()
+        how = [
+            _in_known_style(manner, vocabulary, name) if is_said else manner
+            for manner, name, is_said in zip(how, names, said, strict=True)
+        ]
+        known = torch.tensor(said, device=subject.device)[:, None]
+        subject = torch.where(known, vocabulary.subjects(subject), subject)
+    manner = cast(Tensor, read(how).pooled)
     return replace(read(list(captions)), phrases=torch.stack([subject, manner], dim=1))
 
 
@@ -168,6 +174,21 @@ def subject_and_manner(captions: Sequence[Caption], unread: Sequence[str] = ()) 
     spans = [phrase_spans(str(caption)) for caption in captions]
     subjects = [caption[span] for caption, (span, _) in zip(captions, spans, strict=True)]
     return subjects, [caption[span] for caption, (_, span) in zip(captions, spans, strict=True)]
+
+
+def _in_known_style(manner: Caption, vocabulary: Vocabulary, name: int) -> Caption:
+    """A manner with a style that subject `name` was shown in, in the place of one that it was not."""
+    other = vocabulary.style_for(name, str(manner))
+    if other is None:
+        return manner
+    begin, end, style = other
+    if isinstance(manner, Prompt):
+        return _with(manner, begin, end, style)
+    return str(manner)[:begin] + style + str(manner)[end:]
+
+
+def _with(prompt: Prompt, begin: int, end: int, words: str) -> Prompt:
+    return joined([*prompt[slice(0, begin)].parts, (words, 1.0), *prompt[slice(end, None)].parts])
 
 
 def _without(caption: Caption, unread: Sequence[str]) -> Caption:

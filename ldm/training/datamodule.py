@@ -147,7 +147,7 @@ def _key(model: Model, word: Wording | None, narrow: str) -> tuple[str, ...]:
     """Everything of a model that decides what its encoders give."""
     config = model.config
     phrases = " ".join([READING, *model.unread]) if config.guess is not None else ""
-    known = () if model.subjects is None else (content_hash({}, {"subjects": model.subjects.states}),)
+    known = () if model.vocabulary is None else (model.vocabulary.key,)
     frozen = {name: tensor for name, tensor in model.unlearned().items() if name.startswith("text.")}
     text = (repr(config.text), *([content_hash({}, frozen)] if frozen else []))
     said = (repr(word), str(model.text.trainable)) if word is not None or model.text.trainable else ()

@@ -11,7 +11,7 @@ from ldm.config import RunConfig
 from ldm.core.bundle import BundleError, load_bundle, save_bundle
 from ldm.core.config_io import dump_yaml, to_dict
 from ldm.core.trainer import make_trainer, steps_done, train
-from ldm.model_folder import load_model, save_model, save_sibling, save_subjects
+from ldm.model_folder import load_model, save_model, save_sibling, save_vocabulary
 from ldm.training.datamodule import cached, train_loader, training_latents, val_loader
 from ldm.training.distill import GUIDANCE, TOGETHER, Distillation, DistillConfig, student_config
 from ldm.training.fit import PROMPTS
@@ -48,7 +48,7 @@ def distill(config: DistillConfig, out: Path) -> Path:
         save_sibling(out / "model", student, stored, home)
     else:
         save_model(out / "model", student, stored, home / teacher.config.codec.path)
-    save_subjects(out / "model", teacher.subjects)
+    save_vocabulary(out / "model", teacher.vocabulary)
     return out / "model"
 
 

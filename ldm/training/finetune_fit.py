@@ -21,7 +21,7 @@ from ldm.data.folder import FolderSpec, read_listing
 from ldm.data.record import Listing
 from ldm.data.records import CaptionSource
 from ldm.data.shards import Batch
-from ldm.model_folder import load_model, save_model, save_subjects
+from ldm.model_folder import load_model, save_model, save_vocabulary
 from ldm.nets.embedding_file import save_word
 from ldm.nets.lora import Lora, save_lora
 from ldm.training.datamodule import cached, load, train_loader, training_latents, val_loader
@@ -225,7 +225,7 @@ def _write(config: FinetuneConfig, module: LatentDiffusion, out: Path, here: Wor
             assert model.folder is not None  # it was loaded from there
             kept = replace(model.config, storage="bfloat16")  # 8 bits would round away what was learned
             save_model(result, kept, weights, model.folder / model.config.codec.path)
-            save_subjects(result, model.subjects)
+            save_vocabulary(result, model.vocabulary)
         case LoraSpec() as spec:
             words = (config.token,) if config.token else ()
             changes = trained(weights, spec.scaled_by)

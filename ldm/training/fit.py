@@ -10,17 +10,14 @@ from ldm.core.config_io import dump_yaml
 from ldm.core.distributed import join
 from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.data.along import GrowingCache
-from ldm.data.captions import has_views
-from ldm.data.folder import ImageFolder
 from ldm.data.latents import LatentCache
-from ldm.data.tar import PIPE
-from ldm.model_folder import load_model, save_model, save_subjects, text_root
+from ldm.model_folder import load_model, save_model, save_vocabulary, text_root
 from ldm.nets.guess import LatentGuess
-from ldm.nets.subjects import Subjects, read_subjects
 from ldm.nets.text import ClipSpec, TextEncoder, build_text
-from ldm.training.datamodule import cacheable, cached, pictures, train_loader, training_latents, val_loader
+from ldm.training.datamodule import cacheable, cached, train_loader, training_latents, val_loader
 from ldm.training.guess import Lesson, UnseenGuesses, train_guess, train_unseen
 from ldm.training.module import LatentDiffusion
+from ldm.training.vocabulary import vocabulary_of
 
 PROMPTS = (
     "red apple, flat twemoji",
@@ -76,7 +73,7 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     weights = module.ema.weights() | model.unlearned()
     if here.first:
         save_model(out / "model", config, weights, Path(config.codec.path))
-        save_subjects(out / "model", None if model.guess is None else known_subjects(model, data.train))
+        save_vocabulary(out / "model", vocabulary_of(model, data.train))
     return out / "model"
 
 
@@ -91,18 +88,6 @@ def _seen(model: Model) -> LatentCache | GrowingCache:
             "guess to null"
         )
     return cached(model, data.train, data.views, limit=data.limit)
-
-
-def known_subjects(model: Model, path: str) -> Subjects | None:
-    """The names of what the pictures of `path` show, as the model reads them; None where they have no names.
-
-    Raises:
-        ValueError: the folder cannot be used.
-    """
-    if path.startswith(PIPE):
-        return None
-    rows = (record.columns for record in ImageFolder(pictures(model, path)).records)
-    return read_subjects(model.text, [str(row["name"]) for row in rows if has_views(row)])
 
 
 def _take_over(model: Model, started: Model, parts: tuple[str, ...]) -> None:

@@ -12,15 +12,15 @@ from ldm.build import build_denoiser, build_guess
 from ldm.config import RunConfig
 from ldm.core.bundle import save_bundle
 from ldm.core.config_io import load
-from ldm.model_folder import SUBJECTS, load_model, save_model, save_subjects
+from ldm.model_folder import VOCABULARY, load_model, save_model, save_vocabulary
 from ldm.nets.guess import GuessSpec
-from ldm.nets.subjects import read_subjects
-from ldm.training.fit import known_subjects
+from ldm.nets.vocabulary import Vocabulary
+from ldm.training.vocabulary import vocabulary_of
 
 
 @pytest.fixture(scope="module")
 def guessing(random_autoencoder, tmp_path_factory):
-    """A random network that reads a random guess, which knows two subjects."""
+    """A random network that reads a random guess, which knows two subjects, and one of them in ink alone."""
     config = load(ROOT / "configs/smoke/ldm.yaml", RunConfig)
     channels = config.net.in_channels
     side = config.sample.size // 4
@@ -32,7 +32,9 @@ def guessing(random_autoencoder, tmp_path_factory):
     noisy = {name: w + 0.05 * torch.randn(w.shape) for name, w in weights.items()}
     folder = tmp_path_factory.mktemp("guessing")
     save_model(folder, config, noisy, random_autoencoder)
-    save_subjects(folder, read_subjects(load_model(folder).text, ["fox", "red circle"]))
+    names, shown = ("fox", "red circle"), torch.tensor([[True, False], [True, True]])
+    states = load_model(folder).text(names).pooled.half()
+    save_vocabulary(folder, Vocabulary(names, states, ("in ink", "in oil"), shown, 1 - torch.eye(2)))
     return folder
 
 
@@ -46,7 +48,9 @@ def test_it_is_said_and_can_be_refused(txt2img, guessing, tmp_path):
     assert code == 0 and not any("new to this model" in line for line in lines)
     assert literal.read_bytes() != near.read_bytes()
     _, lines, _ = txt2img("--prompt", "a fox, in ink", model=guessing, out=tmp_path / "known")
-    assert not any("new to this model" in line for line in lines)
+    assert not any("this model" in line for line in lines)
+    _, lines, _ = txt2img("--prompt", "a fox, in oil", model=guessing, out=tmp_path / "oil")
+    assert lines[0] == "'a fox' is known by 'in ink', and drawn after that; --literal: as it is"
 
 
 @pytest.mark.parametrize("how", [[], ["--literal"]])
@@ -57,25 +61,32 @@ def test_a_picture_remembers_how_it_was_read(txt2img, guessing, tmp_path, how):
 
 
 def test_a_damaged_list_and_one_of_another_encoder_are_refused(txt2img, guessing, tmp_path):
-    path = guessing / SUBJECTS
+    path = guessing / VOCABULARY
     whole = path.read_bytes()
     try:
         path.write_bytes(whole[: len(whole) // 2])
         code, lines, _ = txt2img(model=guessing)
         assert code == 2 and len(lines) == 1 and str(path) in lines[0]
-        save_bundle(path, {"names": ["fox"]}, {"states": torch.zeros(1, 5)})
+        tables = {"states": torch.zeros(1, 5), "shown": torch.ones(1, 1, dtype=torch.bool), "apart": torch.zeros(1, 1)}
+        save_bundle(path, {"names": ["fox"], "styles": ["in ink"]}, tables)
         code, lines, _ = txt2img(model=guessing)
-        assert code == 2 and lines == [f"error: {path}: states of (5,) numbers, and the guess reads 384"]
+        assert code == 2 and lines == [f"error: {path}: states of 5 numbers, and the guess reads 384"]
     finally:
         path.write_bytes(whole)
 
 
-def test_they_are_the_names_of_the_training_pictures(guessing, shapes, tmp_path):
-    model = load_model(guessing)
-    rows = [("a.png", "comet"), ("b.png", "red fox"), ("c.png", "comet")]
-    for file, _ in rows:
-        PilImage.new("RGB", (32, 32), "red").save(tmp_path / file)
-    lines = [json.dumps({"file_name": f, "text": f"{name}, in ink", "name": name, "style": "ink"}) for f, name in rows]
+def test_they_are_the_names_and_styles_of_the_training_pictures(guessing, shapes, tmp_path):
+    model = replace(load_model(guessing), vocabulary=None)
+    rows = [("a", "comet", "ink"), ("b", "red fox", "ink"), ("c", "comet", "oil"), ("d", "comet", "ink")]
+    lines = []
+    for file, name, style in rows:
+        PilImage.new("RGB", (32, 32), "red").save(tmp_path / f"{file}.png")
+        row = {"file_name": f"{file}.png", "text": name, "name": name, "style": style, "style_words": f"in {style}"}
+        lines.append(json.dumps(row))
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    assert known_subjects(model, str(tmp_path)).names == ("comet", "red fox")
-    assert known_subjects(model, str(shapes / "train")) is None  # captions alone say nothing of what is a name
+    found = vocabulary_of(model, str(tmp_path))
+    assert found.names == ("comet", "red fox") and found.styles == ("in ink", "in oil")
+    assert found.shown.tolist() == [[True, True], [True, False]]
+    comet = [model.guess(model.read([f"comet, {style}"]).phrases) for style in found.styles]
+    torch.testing.assert_close(found.apart[0, 1], (comet[0] - comet[1]).square().mean())
+    assert vocabulary_of(model, str(shapes / "train")) is None  # captions alone say nothing of what is a name

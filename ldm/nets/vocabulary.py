@@ -1,0 +1,87 @@
+"""What a guess of the latent was trained on: subjects, manners, and which of them together; the nearest to any other.
+
+A guess knows the captions of its training as points. Between two of them it answers with a mean of their pictures,
+which shows neither. So a subject that it never met ("a sleepy fox") is read as the nearest that it did ("fox"): by the
+cosine of pooled states, in which a sentence encoder puts phrases of like meaning side by side (Reimers and Gurevych
+2019, arXiv:1908.10084). A subject that it never met in a style is read in the nearest of those that it did, by how
+alike it draws other subjects in the two; the U-Net then draws what is shown there in the style that was asked for, as
+far as it can. For only the guess reads other words: the tokens that the U-Net attends to stay as they were written.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ldm.core.bundle import content_hash
+
+SAME = 0.99  # cosine from which on a subject is one that is known, and read as it was written
+MOST = 20_000  # names; every prompt is compared with all of them
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Known subjects and styles.
+
+    Attributes:
+        names: what the subjects are called, without an article.
+        states: pooled states of the names, of the text encoder that reads the prompts (n, p).
+        styles: how captions call the styles.
+        shown: which subject was shown in which style (n, m); each in one or more.
+        apart: how differently two styles draw the same subjects (m, m), in any unit.
+    """
+
+    names: tuple[str, ...]
+    states: Float[Tensor, "n p"]
+    styles: tuple[str, ...]
+    shown: Bool[Tensor, "n m"]
+    apart: Float[Tensor, "m m"]
+
+    def __post_init__(self) -> None:
+        n, m = len(self.names), len(self.styles)
+        if not 1 <= n <= MOST or self.states.shape[:-1] != (n,):
+            raise ValueError(f"names: {n} with {tuple(self.states.shape)} states; there are 1 to {MOST}, each with one")
+        if self.shown.shape != (n, m) or self.apart.shape != (m, m) or not self.shown.any(1).all():
+            raise ValueError(f"styles: the tables do not tell for {n} names which of {m} styles show them")
+
+    @property
+    def key(self) -> str:
+        """Tells it from others, by content."""
+        tables = {"states": self.states, "shown": self.shown, "apart": self.apart}
+        return content_hash({"names": self.names, "styles": self.styles}, tables)
+
+    def nearest(self, states: Float[Tensor, "b p"]) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
+        """Number of the nearest name to each state of a subject, and the cosine of the two in [-1, 1]."""
+        known = F.normalize(self.states.to(states.device, torch.float32), dim=1)
+        cosine, index = (F.normalize(states.float(), dim=1) @ known.T).max(1)
+        return index, cosine
+
+    def subjects(self, states: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
+        """`states`, but those of unknown subjects are those of the nearest known ones."""
+        index, cosine = self.nearest(states)
+        near = self.states.to(states.device, states.dtype)[index]
+        return torch.where(cosine[:, None] >= SAME, states, near)
+
+    def style_for(self, name: int, manner: str) -> tuple[int, int, str] | None:
+        """Begin and end of a style in `manner` that subject `name` was never shown in, and the nearest that it was.
+
+        None where it was shown in it, or where the manner has no style that is known.
+        """
+        asked = next((k for k in self._longest_first() if self.styles[k] in manner), None)
+        if asked is None or self.shown[name, asked]:
+            return None
+        near = self.apart[asked].masked_fill(~self.shown[name], float("inf")).argmin()
+        begin = manner.index(self.styles[asked])
+        return begin, begin + len(self.styles[asked]), self.styles[int(near)]
+
+    def taken_for(self, state: Float[Tensor, " p"], manner: str) -> tuple[str | None, str | None]:
+        """The name and style that a subject in a manner is read as; None for each that is read as it was written."""
+        index, cosine = self.nearest(state[None])
+        other = self.style_for(int(index), manner)
+        return None if cosine.item() >= SAME else self.names[int(index)], None if other is None else other[2]
+
+    def _longest_first(self) -> Sequence[int]:
+        return sorted(range(len(self.styles)), key=lambda k: -len(self.styles[k]))
