@@ -92,8 +92,6 @@ def _check_processes(config: FinetuneConfig, here: World) -> None:
     """What several processes can share."""
     if here.size == 1:
         return
-    if isinstance(config.learn, WordSpec):
-        raise ValueError("torchrun: textual inversion runs in one process; start it without torchrun")
     if config.trainer.strategy == "fsdp" and not isinstance(config.learn, FullSpec):
         raise ValueError("trainer.strategy: 'fsdp' is for --method full and dreambooth; set it to ddp")
     here.share(config.data.batch)
