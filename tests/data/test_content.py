@@ -66,3 +66,20 @@ def test_pictures_within_a_file_are_told_apart(pictures, tmp_path):
         found.append(content(path))
     shutil.move(tmp_path / "0.tar", tmp_path / "moved.tar")
     assert found[0] != found[1] and content(tmp_path / "moved.tar") == found[0]
+
+
+def test_of_many_pictures_most_are_known_by_their_size(pictures):
+    def found():
+        return content_of(read_listing(FolderSpec(path=str(pictures))), read=2)  # 0 and 2
+
+    before, whole = found(), (pictures / "1.png").read_bytes()
+    for file, data, seen in (
+        ("1.png", whole[:-1] + b"x", False),
+        ("1.png", whole + b"x", True),
+        ("2.png", whole, True),
+    ):
+        kept = (pictures / file).read_bytes()
+        (pictures / file).write_bytes(data)
+        assert (found() != before) is seen
+        (pictures / file).write_bytes(kept)
+    assert found() == before
