@@ -43,7 +43,16 @@ class Record:
 
     def open(self) -> Path | BytesIO:
         """What Pillow reads."""
-        return self.path if self.inside is None else BytesIO(self.inside.read(self.path))
+        return self.path if self.inside is None else BytesIO(self.read())
+
+    def read(self) -> bytes:
+        """The encoded picture.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: there is no picture at this place of the file.
+        """
+        return self.path.read_bytes() if self.inside is None else self.inside.read(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)

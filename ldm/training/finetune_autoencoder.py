@@ -9,6 +9,7 @@ from autoencoder.config import AutoencoderConfig
 from autoencoder.fit import fit
 from ldm.core.bundle import load_bundle
 from ldm.core.config_io import from_dict, load
+from ldm.core.distributed import world
 from ldm.core.lock import claimed
 from ldm.model_folder import AUTOENCODER, LDM, load_model
 
@@ -29,6 +30,7 @@ def finetune_autoencoder(model: Path, data: str, recipe: Path, overrides: Sequen
 
     Raises:
         ValueError: an option, the model, the data or a checkpoint cannot be used, or training left the finite numbers.
+        LostProcessError: another process of the run is gone.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     start = load_model(model)
@@ -38,10 +40,17 @@ def finetune_autoencoder(model: Path, data: str, recipe: Path, overrides: Sequen
     known = replace(config.data, size=start.config.data.size, val=config.data.val or (data,))
     with claimed(out):
         bundle = fit(replace(config, model=shape, data=known), out, home)
-    if config.learn != "decoder":
-        return bundle
-    (out / MODEL).mkdir(exist_ok=True)
-    for source, name in ((bundle, AUTOENCODER), (model / LDM, LDM)):
-        shutil.copyfile(source, out / MODEL / name)
-    load_model(out / MODEL)
-    return out / MODEL
+        if config.learn != "decoder":
+            return bundle
+        if world().first:
+            _write(bundle, model / LDM, out / MODEL)
+        world().wait()  # no process names a folder that is not whole yet
+        return out / MODEL
+
+
+def _write(autoencoder: Path, ldm: Path, folder: Path) -> None:
+    """A model folder of two bundles, which is read once to see that they fit."""
+    folder.mkdir(exist_ok=True)
+    for source, name in ((autoencoder, AUTOENCODER), (ldm, LDM)):
+        shutil.copyfile(source, folder / name)
+    load_model(folder)

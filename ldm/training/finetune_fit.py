@@ -11,16 +11,16 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import ConcatDataset, Subset
 
 from ldm.build import Model
-from ldm.core.bundle import write_atomically
-from ldm.core.config_io import dump_yaml
 from ldm.core.distributed import World, join, world
 from ldm.core.lock import claimed
 from ldm.core.trainer import make_trainer, steps_done, train
 from ldm.data.along import GrowingCache
+from ldm.data.content import content_of
 from ldm.data.folder import FolderSpec, read_listing
 from ldm.data.record import Listing
 from ldm.data.records import CaptionSource
 from ldm.data.shards import Batch
+from ldm.data.tar import PIPE
 from ldm.model_folder import load_model, save_model, save_vocabulary
 from ldm.nets.embedding_file import save_word
 from ldm.nets.lora import Lora, save_lora
@@ -28,13 +28,12 @@ from ldm.training.datamodule import cached, load, train_loader, training_latents
 from ldm.training.finetune import FinetuneConfig, FullSpec, run_config
 from ldm.training.lora import LoraSpec, inject, trained, without_adapters
 from ldm.training.module import Kept, LatentDiffusion
+from ldm.training.one_run import DATA, HELD_OUT, MODEL, remember, same_content, same_settings
 from ldm.training.prior import FOLDER, TwoSets, draw_prior, prompts
 from ldm.training.samples import Samples
 from ldm.training.textual_inversion import WordSpec, add_word
 
-SETTINGS = "config.yaml"
 RESULTS = {"full": "model", "lora": "lora.safetensors", "word": "word.safetensors"}
-STARTED_FROM = "started-from.txt"  # what the model of a run is, wherever its folder may have gone since
 WATCHED = 64  # training pictures that stand in for held-out ones where there are none
 
 
@@ -56,21 +55,23 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
     with claimed(out):
         lightning.seed_everything(config.seed, verbose=False)
         done = steps_done(out)
-        _same_run(config, out)
-        listing = _listing(config)
+        same_settings(config, out)
+        listing, held_out = _listings(config)
+        content = here.told(_content(config, listing, held_out) if here.first else None)
+        same_content(content, out)
         captions = [str(record.columns["caption"]) for record in listing.records]
         model = load_model(config.model)
-        _same_model(model, out)
+        content |= {MODEL: f"{model.sha256} {model.latents}"}
+        same_content(content, out)
         model = replace(model, config=run_config(config, model))
         drawn = _prior(config, model, captions, out)
         if not isinstance(config.learn, WordSpec):  # which the guess reads, and so teaches
             model = model.passing_over([config.token] if config.token else [])
         _make_trainable(config, model)
         prior = None if drawn is None else cached(model, str(drawn), 1)
-        seen, held_out = _latents(config, model, listing)
+        latents = _latents(config, model, listing, held_out)
         if here.first:
-            write_atomically(out / STARTED_FROM, _identity(model).encode())
-            write_atomically(out / SETTINGS, dump_yaml(config).encode())
+            remember(config, content, out)
         module = LatentDiffusion(model, kept=_kept(config, model, here))
         trainer = make_trainer(
             out,
@@ -83,7 +84,7 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
             callbacks=(Samples(config.prompts_for(captions), out), FirstStep(began or time.monotonic())),
             wandb=config.logger == "wandb",
         )
-        train(trainer, module, (_loader(config, seen, prior, done), val_loader(held_out)), out)
+        train(trainer, module, (_loader(config, latents[0], prior, done), val_loader(latents[1])), out)
         return _write(config, module, out, here)
 
 
@@ -91,8 +92,6 @@ def _check_processes(config: FinetuneConfig, here: World) -> None:
     """What several processes can share."""
     if here.size == 1:
         return
-    if isinstance(config.learn, WordSpec):
-        raise ValueError("torchrun: textual inversion runs in one process; start it without torchrun")
     if config.trainer.strategy == "fsdp" and not isinstance(config.learn, FullSpec):
         raise ValueError("trainer.strategy: 'fsdp' is for --method full and dreambooth; set it to ddp")
     here.share(config.data.batch)
@@ -113,43 +112,21 @@ class FirstStep(Callback):
             self._began = None
 
 
-def _same_run(config: FinetuneConfig, out: Path) -> None:
-    """A folder holds one run, of which length, rate and logs may change."""
-    from ldm.core.config_io import load
-
-    if not (out / SETTINGS).is_file():
-        return
-    before = load(out / SETTINGS, FinetuneConfig)
-    for name in ("data", "learn", "token", "subject", "prior", "prompts", "seed"):
-        if _settled(before, name) != _settled(config, name):
-            raise _another(out, name)
-
-
-def _settled(config: FinetuneConfig, name: str) -> Any:
-    """A field, without what does not change the steps of a run."""
-    return replace(config.data, cache="") if name == "data" else getattr(config, name)
-
-
-def _same_model(model: Model, out: Path) -> None:
-    """A folder holds a run of one model, known by the weights of its networks and of its encoder."""
-    path = out / STARTED_FROM
-    if path.is_file() and path.read_text(encoding="utf-8") != _identity(model):
-        raise _another(out, "model")
-
-
-def _identity(model: Model) -> str:
-    return f"{model.sha256} {model.latents}\n"
-
-
-def _another(out: Path, name: str) -> ValueError:
-    return ValueError(f"--out: {out} holds a run with another {name}; give another folder, or remove it to start again")
-
-
-def _listing(config: FinetuneConfig) -> Listing:
-    """The pictures with their own captions."""
+def _listings(config: FinetuneConfig) -> tuple[Listing, Listing | None]:
+    """The pictures with their own captions, and those that are held out, where there are some on disk."""
     if not config.data.train:
         raise ValueError("--data: name the folder of your pictures")
-    return read_listing(FolderSpec(path=config.data.train, captions=_source(config)))
+    source, val = _source(config), config.data.val
+    held_out = None if val is None or val.startswith(PIPE) else read_listing(FolderSpec(path=val, captions=source))
+    return read_listing(FolderSpec(path=config.data.train, captions=source)), held_out
+
+
+def _content(config: FinetuneConfig, listing: Listing, held_out: Listing | None) -> dict[str, str]:
+    """What the data are; of a pipe its command is taken to write the same again."""
+    found = {DATA: content_of(listing)}
+    if config.data.val is not None:
+        found[HELD_OUT] = config.data.val if held_out is None else content_of(held_out)
+    return found
 
 
 def _source(config: FinetuneConfig) -> CaptionSource:
@@ -176,12 +153,12 @@ def _make_trainable(config: FinetuneConfig, model: Model) -> None:
             add_word(model, spec, config.token, config.seed)
 
 
-def _latents(config: FinetuneConfig, model: Model, listing: Listing) -> tuple[Any, Any]:
+def _latents(config: FinetuneConfig, model: Model, listing: Listing, held_out: Listing | None) -> tuple[Any, Any]:
     """Training and validation latents, with their captions as they are worded here."""
     data, word, source = config.data, config.wording, _source(config)
     seen = training_latents(model, data.train, data.views, captions=source, word=word, listing=listing)
     if data.val is not None:
-        return seen, cached(model, data.val, 1, captions=source, word=word)
+        return seen, cached(model, data.val, 1, captions=source, word=word, listing=held_out)
     if isinstance(seen, GrowingCache):
         few = cached(model, data.train, 1, limit=WATCHED, captions=source, word=word, listing=listing)
         return seen, few

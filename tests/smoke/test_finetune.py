@@ -175,6 +175,36 @@ def test_a_run_knows_its_model_by_what_it_is_and_not_by_where_it_lies(finetune, 
     assert code == 2 and "holds a run with another model" in err[-1]
 
 
+@pytest.mark.slow
+def test_a_run_knows_its_data_by_what_they_are_and_not_by_where_they_lie(finetune, shapes, tmp_path):
+    def trained(data, steps, out, held_out):
+        more = (f"optim.steps={steps}", "optim.decay=0", f"data.val={held_out}", "data.encode=along")
+        return finetune(changes=more, data=data, out=tmp_path / out)
+
+    here, there, other = (tmp_path / name for name in ("here", "elsewhere/there", "other"))
+    shutil.copytree(shapes, here)
+    for out, steps in (("whole", 4), ("parts", 2)):
+        assert trained(here / "train", steps, out, here / "val")[0] == 0
+    there.parent.mkdir()
+    here.rename(there)
+    code, err, _ = trained(there / "train", 4, "parts", there / "val")
+    assert code == 0, err
+    ours, theirs = (torch.load(tmp_path / f"{out}/last.ckpt", weights_only=True) for out in ("parts", "whole"))
+    assert ours["global_step"] == theirs["global_step"] == 4
+    assert all(torch.equal(ours["state_dict"][name], weight) for name, weight in theirs["state_dict"].items())
+    ours, theirs = (load_file(tmp_path / out / "lora.safetensors") for out in ("parts", "whole"))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+
+    shutil.copytree(there, other)
+    shutil.copy(other / "train/01.png", other / "train/00.png")
+    for data, held_out, what in (
+        (other / "train", there / "val", "another data;"),
+        (there / "train", other / "train", "another data.val;"),
+    ):
+        code, err, _ = trained(data, 6, "parts", held_out)
+        assert code == 2 and err[-1].startswith("error: --out: ") and f"holds a run with {what}" in err[-1], err
+
+
 def test_files_that_are_no_lora_and_no_word_are_refused(txt2img, model_folder, tmp_path):
     junk, tensors = tmp_path / "junk.safetensors", tmp_path / "t.safetensors"
     junk.write_bytes(b"junk")

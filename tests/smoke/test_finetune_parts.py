@@ -17,9 +17,11 @@ from ldm.evaluation.style import balanced, real_rate, style_of
 from ldm.model_folder import load_model
 from ldm.nets.clip import ClipEncoder, ClipSpec
 from ldm.nets.lora import Lora, merged
+from ldm.training.datamodule import cacheable
 from ldm.training.lora import LoraSpec, inject, trained, without_adapters
 from ldm.training.module import Kept, LatentDiffusion
 from ldm.training.prior import PriorSpec, TwoSets, prompts
+from ldm.training.textual_inversion import WordSpec, add_word
 from ldm.training.wording import Wording
 
 B = 4
@@ -148,3 +150,21 @@ def test_a_guess_passes_over_the_words_of_a_fine_tuning():
     captions = ["a rocket, ink", "a rocket, ink, on blue", "ink cat", "a dog"]
     assert subject_and_manner(captions, ["ink"]) == (["rocket", "rocket", "cat", "dog"], ["", "on blue", "", ""])
     assert subject_and_manner(captions) == (["rocket", "rocket", "ink cat", "dog"], ["ink", "ink, on blue", "", ""])
+
+
+def test_the_gradient_of_a_word_is_the_mean_of_those_of_the_processes(model):
+    add_word(model, WordSpec(vectors=2), "scribble", seed=0)
+    module = LatentDiffusion(model).double().train()
+    vectors = model.text.words.vectors
+    captions = ["a red circle, scribble", "a square", "scribble", "a blue square"]  # the second process never reads it
+    moments = {"mean": torch.randn(B, 4, 4, 4).double(), "var": torch.full((B, 4, 4, 4), 0.1).double()}
+    rows = moments | cacheable(model, captions).present()
+
+    def gradient(rank, size):
+        own = {name: tensor[rank::size] for name, tensor in rows.items()}
+        loss, _ = module.loss(own, NoiseStream.of_batch(7, rank, size), dropped=0.0)
+        return torch.autograd.grad(loss.mean(), vectors)[0]
+
+    whole, halves = gradient(0, 1), [gradient(rank, 2) for rank in range(2)]
+    assert whole.norm() > 0 and halves[1].count_nonzero() == 0  # zeros, not nothing: all processes have it to share
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, whole, rtol=1e-9, atol=1e-12 * whole.norm().item())

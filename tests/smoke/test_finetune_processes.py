@@ -1,12 +1,18 @@
 """Fine-tuning on two processes: the steps of one, and one line for what they cannot share."""
 
+from pathlib import Path
+
 import pytest
 import stages
 import torch
+from safetensors.torch import load_file
 from test_processes import checkpoint, run_two, start_two
 from test_sharded import parts_of
 
+from autoencoder.build import load_autoencoder
 from ldm.core.config_io import load
+from ldm.core.rng import NoiseStream, fold
+from ldm.model_folder import AUTOENCODER, load_model
 from ldm.training.finetune import FinetuneConfig
 from ldm.training.finetune_fit import finetune
 from ldm.training.module import LatentDiffusion
@@ -51,6 +57,47 @@ def test_two_processes_take_the_steps_of_one(method, changes, shapes, model_fold
     assert_same_steps(two, one)
     names = [sorted(path.name for path in out.iterdir()) for out in (one, two)]
     assert names[0] == names[1] and "samples.png" in names[0]
+
+
+def test_a_word_takes_the_steps_of_one_process_that_reads_the_same_rows_at_a_time(
+    shapes, model_folder, tmp_path, monkeypatch
+):
+    whole = LatentDiffusion.loss
+
+    def in_halves(self, batch, noise, *, dropped):  # four rows at once round otherwise: 1.7e-6 of the gradient
+        if not self.training:
+            return whole(self, batch, noise, dropped=dropped)
+        key = fold(self.model.config.seed, "train", self.global_step)
+        rows = [{name: tensor[rank::2] for name, tensor in batch.items()} for rank in range(2)]
+        halves = [whole(self, rows[r], NoiseStream.of_batch(key, r, 2), dropped=dropped) for r in range(2)]
+        return tuple(torch.cat(parts) for parts in zip(*halves, strict=True))
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    dropped = "data.drop_caption=0.6"  # there are steps in which a process never reads the word
+    run_two("finetune", *options("textual-inversion", shapes, model_folder, two, dropped))
+    monkeypatch.setattr(LatentDiffusion, "loss", in_halves)
+    given = {"model": str(model_folder), "data.train": f"{shapes}/train", "token": "scribble"}
+    recipe = stages.ROOT / "configs/finetune/textual-inversion.yaml"
+    finetune(load(recipe, FinetuneConfig, settings(one, dropped), given), one)
+    assert_same_steps(two, one)
+    ours, theirs = (load_file(out / "word.safetensors")["scribble"] for out in (two, one))
+    assert torch.allclose(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_of_two_processes_the_first_writes_the_model_of_a_new_decoder(shapes, model_folder, tmp_path):
+    def arguments(out: Path) -> list[str]:
+        changes = ["optim.steps=2", "optim.warmup=0", "data.crop=16", "data.whole=0", "data.batch=4", "loss.lpips=0"]
+        fixed = ["--model", model_folder, "--data", shapes / "train", "--stage", "autoencoder", "--out", out]
+        return [*map(str, fixed), *stages._set([*changes, "precision=32-true"])]
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    printed = [stages.finish(process).splitlines()[-1] for process in start_two("finetune", *arguments(two))]
+    assert printed == [f"{two}/model"] * 2
+    stages.finish(stages.start("finetune", *arguments(one)))
+    ours, theirs = (load_autoencoder(out / "model" / AUTOENCODER)[0].state_dict() for out in (two, one))
+    assert all(torch.allclose(ours[name], weight, atol=1e-6) for name, weight in theirs.items())
+    names = [sorted(str(path.relative_to(out)) for path in out.rglob("*.safetensors")) for out in (one, two)]
+    assert names[0] == names[1] and load_model(two / "model").sha256 == load_model(model_folder).sha256
 
 
 def test_shared_out_they_take_the_steps_of_one_whose_weights_lie_alike(shapes, model_folder, tmp_path, monkeypatch):
