@@ -49,6 +49,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
     settle_style(model, options)
     for prompt in (options.prompt, options.negative, options.to_prompt):
         warn_of_cut(model, prompt or "")
+    for prompt in (options.prompt, options.to_prompt):
         tell_of_guess(model, prompt or "")
     model = ready(model, place, options)
     request = request_of(options, model)
