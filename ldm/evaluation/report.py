@@ -11,8 +11,10 @@ from ldm.evaluation.concepts import ConceptAccuracy, concept_accuracy
 from ldm.evaluation.features import Features, extract
 from ldm.evaluation.frechet import FRECHET_NAME, KERNEL_NAME, frechet_distance, kernel_distance
 from ldm.evaluation.gallery import Labelled
+from ldm.evaluation.style import in_style
 from ldm.evaluation.table import Row
 
+STYLE_NAME = "in the style"
 Draw = Callable[[Sequence[str], Sequence[int]], Image]
 """(prompts, seeds) -> pictures (n, 3, h, w) in [-1, 1], picture i a function of prompt i and seed i alone."""
 
@@ -59,7 +61,8 @@ def heldout_cell_rows(net: nn.Module, images: Image, cells: Labelled, gallery: L
 
     The real pictures of the cells bound what the measure can give: they are right by definition, and the nearest
     training picture is in another style. The ratio drawn / real is the share of that bound which the model reaches.
-    Distances are between `images`, or the real pictures, and the whole gallery, so the two are of equal numbers.
+    The style is that of most of the nearest real pictures of other concepts. Distances are between `images`, or the
+    real pictures, and the whole gallery, so the two are of equal numbers.
     """
     features = extract(net, images)
     ours, real = judge(features, cells, gallery), judge(cells.features, cells, gallery)
@@ -71,6 +74,9 @@ def heldout_cell_rows(net: nn.Module, images: Image, cells: Labelled, gallery: L
     ):
         rows.append(Row("held-out cells, drawn / real", name, share / bound if bound else float("nan"), None, n))
     for pictures, found in (("held-out cells, drawn", features), ("held-out cells, real", cells.features)):
+        hits = in_style(found, cells, gallery)
+        share = sum(hits) / n
+        rows.append(Row(pictures, STYLE_NAME, share, (share * (1 - share) / n) ** 0.5, n))
         rows.append(Row(pictures, FRECHET_NAME, frechet_distance(found, gallery.features), None, n))
         rows.append(Row(pictures, KERNEL_NAME, kernel_distance(found, gallery.features), None, n))
     return rows

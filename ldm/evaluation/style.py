@@ -28,6 +28,23 @@ def style_of(features: Features, gallery: Labelled, k: int = NEAREST) -> list[st
     ]
 
 
+def in_style(features: Features, asked: Labelled, gallery: Labelled, k: int = NEAREST) -> list[bool]:
+    """Whether each picture is called by the style that was asked for, by real pictures of other concepts.
+
+    Args:
+        features: pictures to judge (n, d).
+        asked: what they should show, and how (n).
+        gallery: real pictures, about as many of each style; fewer than `k` of other concepts: all of them.
+        k: pictures to look at.
+    """
+    found = []
+    for i, concept in enumerate(asked.concepts):
+        others = gallery.select([row for row, name in enumerate(gallery.concepts) if name != concept])
+        called = style_of(features[i : i + 1], others, min(k, len(others.concepts)))
+        found.append(called == [asked.styles[i]])
+    return found
+
+
 @dataclass(frozen=True)
 class Styles:
     """Real pictures of the same concepts in every style, and what remains of them to be asked for.

@@ -19,6 +19,7 @@ from ldm.evaluation.report import (
     some,
     trained_concept_rows,
 )
+from ldm.evaluation.style import in_style
 from ldm.evaluation.table import Row, as_table, mean_row
 
 
@@ -158,3 +159,10 @@ def test_table_is_markdown_with_a_cell_for_each_column():
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["cells", "PSNR (dB)", "28.0000", "1.0000", "2"]
     assert [cell.strip() for cell in lines[3].strip("|").split("|")] == ["cells", "ratio", "0.5000", "", "10"]
+
+
+def test_a_style_is_what_pictures_of_other_concepts_have():
+    gallery = Labelled(torch.eye(4), ["x"] * 4, ["sun", "sun", "sea", "sea"], ["dot", "disc", "dot", "disc"])
+    asked = Labelled(torch.zeros(3, 4), ["x"] * 3, ["sun", "sun", "sea"], ["dot", "disc", "dot"])
+    like = torch.tensor([[0.9, 0.0, 1.0, 0.0], [0.0, 9.0, 1.0, 0.0], [0.0, 1.0, 9.0, 0.0]])
+    assert in_style(like, asked, gallery, k=1) == [True, False, False]  # its own concept's pictures are not looked at
