@@ -15,6 +15,7 @@ from ldm.inference.arguments import add_picture_options
 def parser() -> argparse.ArgumentParser:
     """The options; everything heavy is imported only after they were read."""
     p = argparse.ArgumentParser(description=__doc__)
+    switch = argparse.BooleanOptionalAction  # a picture that is drawn again may have it on
     p.add_argument("--prompt", default="a red apple", help='what to draw, e.g. "rocket, flat twemoji"')
     p.add_argument("--style", help="how to draw a prompt without a comma, which does not say; '': as it is")
     p.add_argument("--literal", action="store_true", help="read what the model never met as it is, not as the nearest")
@@ -51,9 +52,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     p.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float16", "float32"])
     p.add_argument("--attention", default="auto", choices=["auto", "sdpa", "xformers", "plain"], help="its kernel")
-    p.add_argument("--tile", action="store_true", help="decode in strips: less memory, the same picture")
+    p.add_argument("--tile", action=switch, default=False, help="decode in strips: less memory, the same picture")
     p.add_argument("--offload", action="store_true", help="keep on the GPU only the part that is at work")
-    p.add_argument("--compile", action="store_true", help="compile the U-Net: a slow first step, then faster ones")
+    p.add_argument(
+        "--compile", action=switch, default=False, help="compile the U-Net: a slow first step, then faster ones"
+    )
     add_picture_options(p)
     return p
 

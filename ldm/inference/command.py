@@ -39,7 +39,8 @@ def draw(options: argparse.Namespace) -> list[Path]:
     check_options(options)
     device = pick_device(options.device)
     dtype = dtype_of(options, device)
-    place = placement_of(options, device, dtype)
+    with redraw.named(options):
+        place = placement_of(options, device, dtype)
     model = open_model(
         options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
     )
@@ -62,12 +63,13 @@ def draw(options: argparse.Namespace) -> list[Path]:
     each = evaluations.rows / sum(len(part.prompts) for part, _ in parts(model, request))
     told = [recipe | added for recipe in recipes(model, request, images, options, dtype=dtype, evaluations=each)]
     if upscaler is not None:
-        drawn = request if request.only is None else request.part(slice(request.only, request.only + 1))
-        how = Upscale(prompts=drawn.prompts, seeds=drawn.seeds, restore=True, batch=options.batch)
+        how = Upscale(prompts=request.prompts, seeds=request.seeds, restore=True, batch=options.batch)
         images = upscale(upscaler, images, how, dtype=dtype, on_step=show_progress)
         told = [recipe | {"upscaler": upscaler.sha256} for recipe in told]
     paths = []
     for image, recipe in zip(images, told, strict=True):
+        if options.only not in (None, recipe["index"]):
+            continue
         path = options.out / file_name(recipe)
         save_png(image, path, recipe, {"parameters": parameters(recipe)})
         paths.append(path)

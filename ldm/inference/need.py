@@ -20,7 +20,7 @@ from ldm.nets.unet import UNet
 WORDS = 77  # tokens that cross-attention reads, or about as many
 LARGE_WEIGHTS, LARGE_PICTURES = 500_000_000, 2**20  # bytes, pixels: from these on it is worth a second to tell the need
 HEAP = 2  # what a CPU's heap and its kernels take for one byte of living tensors
-LATE = 150_000_000  # bytes of libraries and tables that come with the first step
+LATE = 35_000_000  # bytes of libraries and tables that come with the first step
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Need:
 
     Attributes:
         program: what the process holds without a model; 0 on an accelerator.
-        weights: of every part that is there at the time of the peak.
+        weights: of every part that is there at the time of the peak; on a CPU as they were loaded.
         network: what one evaluation of the U-Net holds beside them.
         decoder: what decoding holds beside them.
     """
@@ -73,7 +73,8 @@ def estimate(model: Model, how: Placement, *, batch: int, height: int, width: in
     if how.device.type != "cpu":
         return Need(0, held, network, decoder)
     loaded = _bytes(model.denoise) + _bytes(model.codec) + weights["text"]
-    return Need(LATE + max(0, resident() - loaded), held, HEAP * network, HEAP * decoder)
+    weight = max(loaded, held)  # they came in float32, and the heap keeps what narrowing them frees
+    return Need(LATE + max(0, resident() - loaded), weight, HEAP * network, HEAP * decoder)
 
 
 def worth_telling(model: Model, *, batch: int, height: int, width: int) -> bool:

@@ -74,7 +74,7 @@ def request_of(options: argparse.Namespace, model: Model) -> Request:
         batch=options.batch,
         start=start,
         blend=blend,
-        only=options.only,
+        only=None if options.upscale is not None else options.only,  # the tiles of all pictures are enlarged together
     )
 
 

@@ -1,7 +1,9 @@
 """A model made ready to draw: where its parts are, how narrow, how they are computed."""
 
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +25,7 @@ from ldm.nets.attention import use_attention
 from ldm.nets.attention_backends import Backend, kernel
 from ldm.nets.cond import Cond
 
-COMPILERS = ("g++", "clang++", "c++", "cl")
+COMPILER = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")  # that torch calls, where CXX names no other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +54,8 @@ class Placement:
     def __post_init__(self) -> None:
         if self.offload and self.device.type == "cpu":
             raise ValueError("--offload: the model is computed where it is kept, on the CPU; leave it out")
-        if self.compile and not _compiles(self.device):
-            needed = "triton" if self.device.type == "cuda" else "a C++ compiler (g++ or clang++)"
-            raise ValueError(f"--compile: {needed} is not on this machine; install it or leave the option out")
+        if self.compile and (missing := _missing_compiler(self.device)):
+            raise ValueError(f"--compile: {missing} is not on this machine; install it or leave the option out")
         kernel(self.attention, self.device, self.dtype)  # says so if it cannot run
 
 
@@ -154,7 +155,11 @@ class VisitingAutoencoder(nn.Module):
         return self.autoencoder.latent_shape(height, width)
 
 
-def _compiles(device: torch.device) -> bool:
+def _missing_compiler(device: torch.device) -> str:
+    """What compiling for `device` needs and this machine lacks; "": nothing."""
     if device.type == "cuda":
-        return find_spec("triton") is not None
-    return bool(os.environ.get("CXX")) or any(shutil.which(name) for name in COMPILERS)
+        return "" if find_spec("triton") is not None else "triton"
+    named = shlex.split(os.environ.get("CXX", ""))
+    if named:
+        return "" if shutil.which(named[0]) else f"the C++ compiler that CXX names, {named[0]},"
+    return "" if shutil.which(COMPILER) else f"a C++ compiler ({COMPILER}, or another that CXX names)"

@@ -25,6 +25,7 @@ ELSEWHERE = (
     "turbo",
     "out",
     "device",
+    "offload",
     "from_picture",
     "only",
     "expected",

@@ -3,6 +3,8 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from PIL import Image as PilImage
 
 from ldm.build import Model
 from ldm.inference.pipeline import Request
-from ldm.inference.recipe import FILES, facts
+from ldm.inference.recipe import ELSEWHERE, FILES, facts
 
 PATHS = ("image", "mask", "weak", "classifier", "upscale", "embedding")  # options that are paths
 OF_MODEL = ("tables", "vocabulary")  # files in the model's folder
@@ -30,10 +32,13 @@ def remembered(path: Path, models: Path) -> dict[str, Any]:
     """
     recipe = _recipe(path)
     options, known = recipe["command"], recipe["facts"]
+    options = {name: value for name, value in options.items() if name not in ELSEWHERE}
     options = {name: _paths(value) if name in PATHS else value for name, value in options.items()}
     for name in ("image", "mask"):
         if options.get(name) and not options[name].is_file():
             options[name] = path.parent / options[name].name  # it may have moved with the picture
+    if options.get("upscale") and not options["upscale"].is_dir():
+        options["upscale"] = models / options["upscale"].name  # the shipped one, of a checkout elsewhere
     folder = models / known["model name"]
     expected = {**known, "seed": options["seed"], "count": options["count"], "picture": str(path)}
     if known["model name"] and folder.is_dir():
@@ -48,10 +53,24 @@ def adjust(options: argparse.Namespace) -> None:
     if options.seed != expected["seed"] or options.count != expected["count"]:
         options.only = None
         options.count = 1 if options.count == expected["count"] else options.count
-    if options.upscale is not None:
-        options.only = None  # tiles of all pictures are enlarged together
     if "threads" in expected and options.device in ("auto", "cpu"):
         torch.set_num_threads(expected["threads"])
+
+
+@contextmanager
+def named(options: argparse.Namespace) -> Iterator[None]:
+    """Let a refusal of how a picture is to be computed name the picture that asked for it, and the way round.
+
+    Raises:
+        ValueError: the refusal.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if options.expected is None:
+            raise
+        around = "--attention auto --no-compile draws it with other last bits"
+        raise ValueError(f"{options.expected['picture']}: {error}; {around}") from error
 
 
 def check(options: argparse.Namespace, model: Model, request: Request) -> None:

@@ -1,11 +1,25 @@
 """Drawing from pictures on the command line, and drawing what was drawn again from what it remembers."""
 
 import json
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import stages
+import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ldm.build import build_denoiser
+from ldm.config import RunConfig
+from ldm.convert.lora import write_lora
+from ldm.core.config_io import load
+from ldm.inference import command, redraw
+from ldm.model_folder import load_model, save_model
+from ldm.nets.lora import Lora, LowRank
 
 SQUARE = ["--prompt", "a red circle", "--image"]
 
@@ -29,6 +43,47 @@ def mask(tmp_path):
     return tmp_path / "mask.png"
 
 
+@pytest.fixture(scope="module")
+def lora(model_folder, tmp_path_factory):
+    """A LoRA that changes every attention to the words."""
+    model, generator = load_model(model_folder), torch.Generator().manual_seed(0)
+    weights = {n: p for n, p in model.learned().named_parameters() if n.endswith("cross_attention.to_v.weight")}
+    assert weights
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    changes = {n: LowRank(down=normal(2, p.shape[1]), up=normal(p.shape[0], 2), alpha=2.0) for n, p in weights.items()}
+    path = tmp_path_factory.mktemp("lora") / "style.safetensors"
+    write_lora(path, Lora(changes, model.sha256), "ldm")
+    return path
+
+
+@pytest.fixture(scope="module")
+def upscaler(random_autoencoder, tmp_path_factory):
+    """The smoke recipe's upscaler, untrained but for noise in the layers that start at zero."""
+    config = load(stages.ROOT / "configs/smoke/upscale.yaml", RunConfig)
+    config = replace(config, sample=replace(config.sample, steps=2))
+    torch.manual_seed(2)
+    weights = build_denoiser(config).net.state_dict()
+    folder = tmp_path_factory.mktemp("upscaler")
+    noisy = {name: w + 0.05 * torch.randn(w.shape) for name, w in weights.items()}
+    save_model(folder, config, noisy, random_autoencoder)
+    return folder
+
+
+def remembered(path):
+    return json.loads(Image.open(path).text["ldm"])
+
+
+def with_options(path, **changes):
+    """The picture at `path`, rewritten to remember other options."""
+    with Image.open(path) as picture:
+        recipe, info = json.loads(picture.text["ldm"]), PngInfo()
+        info.add_text("ldm", json.dumps(recipe | {"command": recipe["command"] | changes}))
+        picture.save(path, pnginfo=info)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -41,10 +96,17 @@ def mask(tmp_path):
         ["--image", "PICTURE", "--vary", "0.3"],
         ["--to-prompt", "a blue square", "--to-seed", "9", "--frames", "3"],
         ["--variation-seed", "4", "--variation-strength", "0.2", "--count", "2"],
+        ["--tile", "--attention", "plain", "--count", "2"],
+        ["--lora", "LORA:0.8"],
+        ["--lora", "LORA:0.8", "--lora", "LORA", "--count", "2"],
+        ["--upscale", "UPSCALER"],
+        ["--upscale", "UPSCALER", "--count", "3", "--batch", "2", "--lora", "LORA:-0.5"],
+        ["--upscale", "UPSCALER", "--to-prompt", "a blue square", "--frames", "2"],
     ],
 )
-def test_every_picture_is_drawn_again_to_the_byte(txt2img, picture, mask, tmp_path, options):
-    files = {"PICTURE": picture, "MASK": mask}
+def test_every_picture_is_drawn_again_to_the_byte(txt2img, picture, mask, lora, upscaler, tmp_path, options):
+    files = {"PICTURE": picture, "MASK": mask, "UPSCALER": upscaler}
+    options = [word.replace("LORA", str(lora)) for word in options]
     code, lines, drawn = txt2img("--seed", "5", *(files.get(word, word) for word in options))
     assert code == 0, lines
     last = drawn[-1]
@@ -58,6 +120,68 @@ def test_options_beside_it_change_what_they_say(txt2img, tmp_path):
     code, _, (other,) = txt2img("--from-picture", first, "--seed", "6", out=tmp_path / "other")
     _, _, (wanted,) = txt2img("--seed", "6", "--sampler", "ddim", "--scale", "2", out=tmp_path / "wanted")
     assert code == 0 and other.read_bytes() == wanted.read_bytes()
+
+
+def test_how_it_was_computed_is_remembered_and_can_be_changed(txt2img, tmp_path, monkeypatch):
+    _, _, (tiled,) = txt2img("--tile", "--attention", "plain")
+    used = []
+    placed = command.placed
+    monkeypatch.setattr(command, "placed", lambda model, how: used.append(how) or placed(model, how))
+    for options in ([], ["--no-tile", "--attention", "sdpa"]):
+        code, lines, _ = txt2img("--from-picture", tiled, *options, out=tmp_path / "again")
+        assert code == 0, lines
+    assert [(how.tile, how.attention) for how in used] == [(True, "plain"), (False, "sdpa")]
+
+
+def test_how_it_was_computed_is_refused_in_one_line_where_it_cannot_be(txt2img, tmp_path, monkeypatch):
+    _, _, (path,) = txt2img("--seed", "5")
+    before = path.read_bytes()
+    monkeypatch.setitem(sys.modules, "xformers.ops", None)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for changes, word in (({"attention": "xformers"}, "xformers cannot be imported"), ({"compile": True}, "--compile")):
+        with_options(path, **changes)
+        stages.assert_refused(txt2img("--from-picture", path, out=tmp_path / "no"), str(path), word, "--attention auto")
+        around = ("--from-picture", path, "--attention", "auto", "--no-compile")
+        code, lines, (again,) = txt2img(*around, out=tmp_path / word)
+        assert code == 0, lines
+        assert (pixels(again) == pixels(path)).all()
+    with_options(path, attention="auto", compile=False, offload=True)  # of a GPU, and of no say in the pixels
+    code, lines, (again,) = txt2img("--from-picture", path, out=tmp_path / "here")
+    assert code == 0 and again.read_bytes() == before, lines
+
+
+def test_a_lora_and_its_scale_decide_the_picture(txt2img, lora, tmp_path):
+    drawn = [
+        txt2img("--seed", "5", *options, out=tmp_path / str(i))[2][0]
+        for i, options in enumerate([[], ["--lora", f"{lora}:0.8"], ["--lora", lora]])
+    ]
+    assert len({pixels(path).tobytes() for path in drawn}) == 3
+    lora_again = tmp_path / "lora"
+    code, _, (again,) = txt2img("--from-picture", drawn[1], "--seed", "6", out=lora_again)
+    assert code == 0 and remembered(again)["loras"] == [f"{lora}:0.8"]
+
+
+@pytest.mark.parametrize("name", ["lora", "upscale"])
+def test_another_file_of_the_same_name_is_refused(txt2img, lora, upscaler, tmp_path, name):
+    made = {"lora": lora, "upscale": upscaler / "ldm.safetensors"}[name]
+    given = {"lora": f"{lora}:0.8", "upscale": upscaler}[name]
+    _, _, (path,) = txt2img(f"--{name}", given)
+    content = made.read_bytes()
+    tensors, header = load_file(made), safe_open(made, "pt").metadata()
+    first = next(iter(tensors))
+    try:
+        save_file(tensors | {first: tensors[first] + 1}, made, header)
+        stages.assert_refused(
+            txt2img("--from-picture", path, out=tmp_path / "again"), str(path), f"its {name} was another"
+        )
+    finally:
+        made.write_bytes(content)
+
+
+def test_the_shipped_upscaler_is_found_in_another_checkout(txt2img, upscaler, tmp_path):
+    _, _, (path,) = txt2img("--upscale", upscaler)
+    with_options(path, upscale="/gone/models/emoji-upscaler")
+    assert redraw.remembered(path, stages.ROOT / "models")["upscale"] == stages.ROOT / "models" / "emoji-upscaler"
 
 
 def test_another_source_is_refused(txt2img, picture, tmp_path):

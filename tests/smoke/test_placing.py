@@ -4,9 +4,10 @@ import pytest
 import stages
 import torch
 
+from ldm.core.memory import resident
 from ldm.inference.need import advised, estimate, worth_telling
 from ldm.inference.pipeline import Request, txt2img
-from ldm.inference.placing import Placement, offloaded, placed
+from ldm.inference.placing import COMPILER, Placement, offloaded, placed
 from ldm.model_folder import load_model
 
 CPU = torch.device("cpu")
@@ -54,10 +55,31 @@ def test_one_part_at_a_time_is_on_the_device(model_folder, monkeypatch):
     [(("--offload",), "--offload"), (("--attention", "xformers"), "xformers"), (("--compile",), "--compile")],
 )
 def test_what_cannot_be_done_here_is_refused(txt2img, option, words, monkeypatch):
-    monkeypatch.setattr("ldm.inference.placing.COMPILERS", ())
+    monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setitem(__import__("sys").modules, "xformers.ops", None)
     stages.assert_refused(txt2img(*option), words)
+
+
+def test_the_compiler_is_the_one_that_torch_will_call(tmp_path, monkeypatch):
+    """Another one beside it is of no use: torch tries CXX, or else one name."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+
+    def install(name):
+        (tmp_path / name).touch(mode=0o755)
+
+    install("c++")
+    with pytest.raises(ValueError, match="--compile: a C\\+\\+ compiler"):
+        Placement(device=CPU, dtype=torch.float32, compile=True)
+    monkeypatch.setenv("CXX", "mine -O2")
+    with pytest.raises(ValueError, match="that CXX names, mine, is not"):
+        Placement(device=CPU, dtype=torch.float32, compile=True)
+    install("mine")
+    assert Placement(device=CPU, dtype=torch.float32, compile=True).compile
+    monkeypatch.delenv("CXX")
+    install(COMPILER)
+    assert Placement(device=CPU, dtype=torch.float32, compile=True).compile
 
 
 def test_the_need_grows_with_what_is_drawn(model_folder):
@@ -73,6 +95,16 @@ def test_the_need_grows_with_what_is_drawn(model_folder):
     assert "needs about" in str(one)
     assert not worth_telling(model, batch=1, height=64, width=64)
     assert worth_telling(model, batch=4, height=512, width=1024)
+
+
+def test_narrowing_on_a_cpu_does_not_take_back_what_loading_took(model_folder):
+    model = load_model(model_folder)
+    wide, narrow = (
+        estimate(model, Placement(device=CPU, dtype=dtype), batch=1, height=64, width=64)
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert narrow.weights == wide.weights and narrow.decoder < wide.decoder
+    assert narrow.total > resident()
 
 
 def test_too_little_memory_is_one_line_with_advice():
