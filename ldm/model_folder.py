@@ -74,9 +74,9 @@ def load_vocabulary(folder: Path, width: int) -> Vocabulary | None:
         return None
     bundle = load_bundle(path)
     try:
-        names, styles = (tuple(bundle.config[key]) for key in ("names", "styles"))
+        names, styles, grounds = (tuple(bundle.config[key]) for key in ("names", "styles", "grounds"))
         states, shown, apart = (bundle.weights[key] for key in ("states", "shown", "apart"))
-        vocabulary = Vocabulary(names, states, styles, shown, apart)
+        vocabulary = Vocabulary(names, states, styles, shown, apart, grounds)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: no vocabulary of this version ({error})") from error
     if states.shape[1:] != (width,):
@@ -90,7 +90,8 @@ def save_vocabulary(folder: Path, vocabulary: Vocabulary | None) -> None:
         (folder / VOCABULARY).unlink(missing_ok=True)
         return
     tables = {"states": vocabulary.states, "shown": vocabulary.shown, "apart": vocabulary.apart}
-    save_bundle(folder / VOCABULARY, {"names": list(vocabulary.names), "styles": list(vocabulary.styles)}, tables)
+    words = {key: list(getattr(vocabulary, key)) for key in ("names", "styles", "grounds")}
+    save_bundle(folder / VOCABULARY, words, tables)
 
 
 def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], autoencoder: Path) -> str:

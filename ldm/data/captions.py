@@ -23,6 +23,7 @@ BACKGROUNDS: dict[str, Colour] = {
     "blue": (88, 144, 216),
     "pink": (245, 176, 200),
 }
+NAMED_GROUNDS = [name for name in BACKGROUNDS if name != "white"]
 WHITE_SHARE = 0.5
 
 
@@ -76,8 +77,13 @@ def draw_view(row: Mapping[str, Any], seed: int) -> View:
     caption = _draw_caption(row["name"], row.get("style_words") or row["style"], keywords_of(row), rng)
     if rng.random() < WHITE_SHARE:
         return View(caption=caption, background=WHITE)
-    colour = rng.choice([name for name in BACKGROUNDS if name != "white"])
-    return View(caption=f"{caption}, on a {colour} background", background=BACKGROUNDS[colour])
+    colour = rng.choice(NAMED_GROUNDS)
+    return View(caption=f"{caption}, {ground(colour)}", background=BACKGROUNDS[colour])
+
+
+def ground(colour: str) -> str:
+    """How captions say what a picture stands on."""
+    return f"on a {colour} background"
 
 
 def keywords_of(row: Mapping[str, Any]) -> list[str]:

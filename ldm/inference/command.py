@@ -130,12 +130,12 @@ def warn_of_cut(model: Model, prompt: str) -> None:
 
 def tell_of_guess(model: Model, prompt: str) -> None:
     """Say what a subject is taken for that the model never met, or never in the style that is asked for."""
-    name, style = taken_for(model, prompt)
+    name, manner = taken_for(model, prompt)
     subject = prompt.partition(SEPARATOR)[0].strip()[:SHOWN]
     if name is not None:
         sys.stderr.write(f"'{subject}' is new to this model and drawn as '{name}', the nearest; --literal: as it is\n")
-    if style is not None:
-        sys.stderr.write(f"'{name or subject}' is known by '{style}', and drawn after that; --literal: as it is\n")
+    if manner is not None and SEPARATOR in prompt:
+        sys.stderr.write(f"'{name or subject}' is known in '{manner}', and drawn after that; --literal: as it is\n")
 
 
 def show_progress(step: Step) -> None:

@@ -37,12 +37,12 @@ def not_read(model: Model, prompt: str) -> str:
 
 
 def taken_for(model: Model, prompt: str) -> tuple[str | None, str | None]:
-    """The known subject and style that a guess reads those of a prompt as; None where it reads what is written."""
+    """The known subject and manner that a guess reads those of a prompt as; None where it reads what is written."""
     if model.guess is None or model.vocabulary is None:
         return None, None
     (subject,), (manner,) = subject_and_manner([parse(prompt)], model.unread)
     pooled = read(model.text, [subject], chunks=1).pooled if str(subject) else None
-    return (None, None) if pooled is None else model.vocabulary.taken_for(pooled[0], str(manner))
+    return (None, None) if pooled is None else model.vocabulary.taken_for(pooled[0], str(subject), str(manner))
 
 
 def _read(model: Model, prompts: Sequence[str], chunks: int) -> Cond:

@@ -1,5 +1,6 @@
 """A guess of the clean latent from the text alone: what the denoiser says at pure noise, by a network made for it."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -159,8 +160,8 @@ def with_phrases(
     if vocabulary is not None:
         said, names = [bool(str(phrase)) for phrase in shown], vocabulary.nearest(subject)[0].tolist()
         how = [
-            _in_known_style(manner, vocabulary, name) if is_said else manner
-            for manner, name, is_said in zip(how, names, said, strict=True)
+            _reworded(manner, vocabulary.manner_for(name, str(phrase), str(manner))) if is_said else manner
+            for phrase, manner, name, is_said in zip(shown, how, names, said, strict=True)
         ]
         known = torch.tensor(said, device=subject.device)[:, None]
         subject = torch.where(known, vocabulary.subjects(subject), subject)
@@ -176,19 +177,19 @@ def subject_and_manner(captions: Sequence[Caption], unread: Sequence[str] = ()) 
     return subjects, [caption[span] for caption, (_, span) in zip(captions, spans, strict=True)]
 
 
-def _in_known_style(manner: Caption, vocabulary: Vocabulary, name: int) -> Caption:
-    """A manner with a style that subject `name` was shown in, in the place of one that it was not."""
-    other = vocabulary.style_for(name, str(manner))
-    if other is None:
+def _reworded(manner: Caption, words: str | None) -> Caption:
+    """`words` in the place of a manner, with the weights of what both begin and end with; None: the manner."""
+    if words is None:
         return manner
-    begin, end, style = other
-    if isinstance(manner, Prompt):
-        return _with(manner, begin, end, style)
-    return str(manner)[:begin] + style + str(manner)[end:]
+    return _with_weights(manner, words) if isinstance(manner, Prompt) else words
 
 
-def _with(prompt: Prompt, begin: int, end: int, words: str) -> Prompt:
-    return joined([*prompt[slice(0, begin)].parts, (words, 1.0), *prompt[slice(end, None)].parts])
+def _with_weights(prompt: Prompt, words: str) -> Prompt:
+    text = str(prompt)
+    begin = len(os.path.commonprefix([text, words]))
+    end = min(len(os.path.commonprefix([text[::-1], words[::-1]])), min(len(text), len(words)) - begin)
+    middle = words[begin : len(words) - end]
+    return joined([*prompt[slice(0, begin)].parts, (middle, 1.0), *prompt[slice(len(text) - end, None)].parts])
 
 
 def _without(caption: Caption, unread: Sequence[str]) -> Caption:

@@ -4,8 +4,9 @@ A guess knows the captions of its training as points. Between two of them it ans
 which shows neither. So a subject that it never met ("a sleepy fox") is read as the nearest that it did ("fox"): by the
 cosine of pooled states, in which a sentence encoder puts phrases of like meaning side by side (Reimers and Gurevych
 2019, arXiv:1908.10084). A subject that it never met in a style is read in the nearest of those that it did, by how
-alike it draws other subjects in the two; the U-Net then draws what is shown there in the style that was asked for, as
-far as it can. For only the guess reads other words: the tokens that the U-Net attends to stay as they were written.
+alike it draws other subjects in the two, and where no style is known ("watercolor") in the most usual of its own. The
+U-Net then draws what is shown there in the style that was asked for, as far as it can, for only the guess reads other
+words: the tokens that the U-Net attends to stay as they were written.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ class Vocabulary:
         styles: how captions call the styles.
         shown: which subject was shown in which style (n, m); each in one or more.
         apart: how differently two styles draw the same subjects (m, m), in any unit.
+        grounds: what else captions say of how a subject is shown.
     """
 
     names: tuple[str, ...]
@@ -39,6 +41,7 @@ class Vocabulary:
     styles: tuple[str, ...]
     shown: Bool[Tensor, "n m"]
     apart: Float[Tensor, "m m"]
+    grounds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n, m = len(self.names), len(self.styles)
@@ -51,7 +54,7 @@ class Vocabulary:
     def key(self) -> str:
         """Tells it from others, by content."""
         tables = {"states": self.states, "shown": self.shown, "apart": self.apart}
-        return content_hash({"names": self.names, "styles": self.styles}, tables)
+        return content_hash({"names": self.names, "styles": self.styles, "grounds": self.grounds}, tables)
 
     def nearest(self, states: Float[Tensor, "b p"]) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
         """Number of the nearest name to each state of a subject, and the cosine of the two in [-1, 1]."""
@@ -65,23 +68,37 @@ class Vocabulary:
         near = self.states.to(states.device, states.dtype)[index]
         return torch.where(cosine[:, None] >= SAME, states, near)
 
-    def style_for(self, name: int, manner: str) -> tuple[int, int, str] | None:
-        """Begin and end of a style in `manner` that subject `name` was never shown in, and the nearest that it was.
+    def manner_for(self, name: int, subject: str, manner: str) -> str | None:
+        """What the manner of a caption that shows subject `name` is read as; None where it is read as it was written.
 
-        None where it was shown in it, or where the manner has no style that is known.
+        A style that the subject was not shown in gives way to the nearest that it was. Where there is no style, or none
+        that is known, it is that of the subject's styles that is nearest to all others; grounds stay.
+
+        Args:
+            name: number of the subject.
+            subject: its words, which may say the style: "flat twemoji of a rocket".
+            manner: the other words.
         """
-        asked = next((k for k in self._longest_first() if self.styles[k] in manner), None)
-        if asked is None or self.shown[name, asked]:
-            return None
-        near = self.apart[asked].masked_fill(~self.shown[name], float("inf")).argmin()
-        begin = manner.index(self.styles[asked])
-        return begin, begin + len(self.styles[asked]), self.styles[int(near)]
+        text, asked = manner, self._style_in(manner)
+        if asked is None:
+            kept = [part for part in (part.strip() for part in manner.split(",")) if part in self.grounds]
+            asked = self._style_in(subject)
+            if asked is None:
+                asked = int(self.apart.sum(1).masked_fill(~self.shown[name], float("inf")).argmin())
+            text = ", ".join([self.styles[asked], *kept])
+        if not self.shown[name, asked]:
+            near = self.apart[asked].masked_fill(~self.shown[name], float("inf")).argmin()
+            text = text.replace(self.styles[asked], self.styles[int(near)], 1)
+        return None if text == manner else text
 
-    def taken_for(self, state: Float[Tensor, " p"], manner: str) -> tuple[str | None, str | None]:
-        """The name and style that a subject in a manner is read as; None for each that is read as it was written."""
+    def taken_for(self, state: Float[Tensor, " p"], subject: str, manner: str) -> tuple[str | None, str | None]:
+        """The name and manner that a caption is read as; None for each that is read as it was written."""
         index, cosine = self.nearest(state[None])
-        other = self.style_for(int(index), manner)
-        return None if cosine.item() >= SAME else self.names[int(index)], None if other is None else other[2]
+        name = None if cosine.item() >= SAME else self.names[int(index)]
+        return name, self.manner_for(int(index), subject, manner)
+
+    def _style_in(self, text: str) -> int | None:
+        return next((k for k in self._longest_first() if self.styles[k] in text), None)
 
     def _longest_first(self) -> Sequence[int]:
         return sorted(range(len(self.styles)), key=lambda k: -len(self.styles[k]))

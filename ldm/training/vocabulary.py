@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ldm.build import Model
-from ldm.data.captions import has_views
+from ldm.data.captions import NAMED_GROUNDS, ground, has_views
 from ldm.data.folder import ImageFolder
 from ldm.data.tar import PIPE
 from ldm.nets.guess import LatentGuess
@@ -15,6 +15,7 @@ from ldm.nets.vocabulary import MOST, Vocabulary
 from ldm.training.datamodule import pictures
 
 AT_ONCE = 64  # phrases encoded together
+NOTHING_ALIKE = 1e6  # between styles that no subject has both of: farther than any two that can be compared
 
 
 @torch.inference_mode()
@@ -41,8 +42,8 @@ def vocabulary_of(model: Model, path: str) -> Vocabulary | None:
     for a in range(len(styles)):
         for b in range(len(styles)):
             both = shown[:, a] & shown[:, b]
-            apart[a, b] = (drawn[a][both] - drawn[b][both]).square().mean() if both.any() else float("inf")
-    return Vocabulary(names, states.half(), styles, shown, apart)
+            apart[a, b] = (drawn[a][both] - drawn[b][both]).square().mean() if both.any() else NOTHING_ALIKE
+    return Vocabulary(names, states.half(), styles, shown, apart, tuple(map(ground, NAMED_GROUNDS)))
 
 
 def _pooled(text: TextEncoder, phrases: Sequence[str]) -> Tensor:

@@ -28,7 +28,7 @@ def vocabulary(text):
     shown = torch.ones(len(NAMES), len(STYLES), dtype=torch.bool)
     shown[NAMES.index("whale"), 1] = False
     shown[NAMES.index("dog"), :2] = False
-    return Vocabulary(NAMES, text(NAMES).pooled.half(), STYLES, shown, APART)
+    return Vocabulary(NAMES, text(NAMES).pooled.half(), STYLES, shown, APART, ("on red",))
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def vocabulary(text):
 )
 def test_a_new_subject_is_taken_for_the_one_that_means_most_alike(text, vocabulary, said, name):
     state = text([said]).pooled
-    assert vocabulary.taken_for(state[0], "oil") == (name, None)
+    assert vocabulary.taken_for(state[0], said, "oil") == (name, None)
     assert torch.equal(vocabulary.subjects(state)[0], vocabulary.states[NAMES.index(name)].float())
 
 
 def test_known_captions_and_empty_ones_are_read_as_they_were_written(text, vocabulary):
     names = [name for name in NAMES if name != "dog"]
-    captions = [*(f"{name}, flat, on a blue ground" for name in names), "a fox", "dog, oil", ", flat ink", "", "dog"]
+    captions = [*(f"{name}, flat, on a blue ground" for name in names), "a fox, oil", "dog, oil", ", flat ink", ""]
     as_written, found = with_phrases(text, captions), with_phrases(text, captions, vocabulary=vocabulary)
     assert torch.equal(found.phrases, as_written.phrases) and torch.equal(found.tokens, as_written.tokens)
 
@@ -72,7 +72,11 @@ def test_only_what_the_guess_reads_is_changed(text, vocabulary):
         ("dog, flat ink", "dog, oil"),
         ("dog, in flat ink", "dog, in oil"),
         ("puppy, flat", "dog, oil"),
-        ("whale, crayon", "whale, crayon"),
+        ("whale, crayon", "whale, oil"),  # the nearest to all others
+        ("whale, crayon on paper, on red", "whale, oil, on red"),
+        ("whale", "whale, oil"),
+        ("flat drawing of a fox", "fox, flat"),
+        ("flat drawing of a dog", "dog, oil"),
     ],
 )
 def test_a_subject_is_read_in_the_nearest_style_that_it_was_shown_in(text, vocabulary, caption, read_as):

@@ -50,7 +50,7 @@ def test_it_is_said_and_can_be_refused(txt2img, guessing, tmp_path):
     _, lines, _ = txt2img("--prompt", "a fox, in ink", model=guessing, out=tmp_path / "known")
     assert not any("this model" in line for line in lines)
     _, lines, _ = txt2img("--prompt", "a fox, in oil", model=guessing, out=tmp_path / "oil")
-    assert lines[0] == "'a fox' is known by 'in ink', and drawn after that; --literal: as it is"
+    assert lines[0] == "'a fox' is known in 'in ink', and drawn after that; --literal: as it is"
 
 
 @pytest.mark.parametrize("how", [[], ["--literal"]])
@@ -68,7 +68,7 @@ def test_a_damaged_list_and_one_of_another_encoder_are_refused(txt2img, guessing
         code, lines, _ = txt2img(model=guessing)
         assert code == 2 and len(lines) == 1 and str(path) in lines[0]
         tables = {"states": torch.zeros(1, 5), "shown": torch.ones(1, 1, dtype=torch.bool), "apart": torch.zeros(1, 1)}
-        save_bundle(path, {"names": ["fox"], "styles": ["in ink"]}, tables)
+        save_bundle(path, {"names": ["fox"], "styles": ["in ink"], "grounds": []}, tables)
         code, lines, _ = txt2img(model=guessing)
         assert code == 2 and lines == [f"error: {path}: states of 5 numbers, and the guess reads 384"]
     finally:
