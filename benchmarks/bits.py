@@ -160,7 +160,7 @@ def main() -> None:
         raise ValueError(f"--samples: {options.samples}; give 4 or more, half of them are scored")
     if options.levels <= SOME:
         raise ValueError(f"--levels: {options.levels}; give more than {SOME}, the steps of the longer path")
-    model = load_model(options.model).to(pick_device(options.device))
+    model = load_model(options.model).as_written().to(pick_device(options.device))
     if isinstance(model.codec, IdentityCodec):
         raise ValueError("--model: it has no autoencoder, so there is no rate of latents; give one of two stages")
     pictures = read_pictures([options.data], model.config.data.size, options.samples, options.seed)

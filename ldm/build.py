@@ -132,6 +132,10 @@ class Model:
         """Words that the guess passes over."""
         return () if self.config.guess is None else self.config.guess.unread
 
+    def as_written(self) -> "Model":
+        """The same networks, with a guess that reads every phrase as it is written: to weigh captions, not to draw."""
+        return replace(self, vocabulary=None)
+
     def passing_over(self, words: Sequence[str]) -> "Model":
         """The same networks, with a guess that does not read `words`, which came into use after it was trained."""
         spec = self.config.guess

@@ -3,7 +3,6 @@
 import argparse
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -50,7 +49,7 @@ def evaluate(
         options.model, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
     ).to(device)
     if options.literal:
-        model = replace(model, vocabulary=None)
+        model = model.as_written()
     plan, sheets = _plan(options, model.config.sample.size), []
     spec, draw = painter(model)
     asked = [measure for name, measure in DRAWN.items() if options.what in (name, "all")]
@@ -75,7 +74,7 @@ def evaluate(
 
 
 def _chooser(model: Model) -> Chooser:
-    model = replace(model, vocabulary=None)  # captions are compared as they are written, not as what they are like
+    model = model.as_written()  # two captions may be read as one
     return Chooser(
         posterior=model.codec.posterior, condition=model.condition, denoise=model.denoise, schedule=model.schedule
     )

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,7 +36,7 @@ def likelihood(options: argparse.Namespace, device: torch.device) -> Iterator[st
         ValueError: an option, the model or the data cannot be used.
     """
     _check(options)
-    model = replace(load_model(options.model), vocabulary=None).to(device)  # of captions as they are written
+    model = load_model(options.model).as_written().to(device)
     pictures = read_pictures(options.pictures, model.config.data.size, options.samples, options.seed)
     yield f"{options.model} ({model.sha256[:12]}): {len(pictures)} pictures, seed {options.seed}"
     if options.captions:

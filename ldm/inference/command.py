@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
     )
     model, added = adapted(model, options)
     if options.literal:
-        model = replace(model, vocabulary=None)
+        model = model.as_written()
     settle_style(model, options)
     for prompt in (options.prompt, options.negative, options.to_prompt):
         warn_of_cut(model, prompt or "")
@@ -135,7 +134,7 @@ def tell_of_guess(model: Model, prompt: str) -> None:
     if name is not None:
         sys.stderr.write(f"'{subject}' is new to this model and drawn as '{name}', the nearest; --literal: as it is\n")
     if manner is not None and SEPARATOR in prompt:
-        sys.stderr.write(f"'{name or subject}' is known in '{manner}', and drawn after that; --literal: as it is\n")
+        sys.stderr.write(f"'{name or subject}' is drawn as it is known, in '{manner}'; --literal: as it is\n")
 
 
 def show_progress(step: Step) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from ldm.build import Model
 from ldm.inference.blend import Blend, between
 from ldm.nets.cond import Cond
-from ldm.nets.guess import subject_and_manner, with_phrases
+from ldm.nets.guess import in_vocabulary, subject_and_manner, with_phrases
 from ldm.nets.prompt import parse
 from ldm.nets.reading import chunks_of, read, unread
 
@@ -40,9 +40,13 @@ def taken_for(model: Model, prompt: str) -> tuple[str | None, str | None]:
     """The known subject and manner that a guess reads those of a prompt as; None where it reads what is written."""
     if model.guess is None or model.vocabulary is None:
         return None, None
-    (subject,), (manner,) = subject_and_manner([parse(prompt)], model.unread)
-    pooled = read(model.text, [subject], chunks=1).pooled if str(subject) else None
-    return (None, None) if pooled is None else model.vocabulary.taken_for(pooled[0], str(subject), str(manner))
+    parsed = parse(prompt)
+    (subject,), (manner,) = subject_and_manner([parsed], model.unread)
+    if not in_vocabulary(model.text, parsed, subject):
+        return None, None
+    pooled = read(model.text, [subject], chunks=1).pooled
+    assert pooled is not None  # the guess reads it
+    return model.vocabulary.taken_for(pooled[0], str(subject), str(manner))
 
 
 def _read(model: Model, prompts: Sequence[str], chunks: int) -> Cond:

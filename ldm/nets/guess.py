@@ -158,7 +158,8 @@ def with_phrases(
     shown, how = subject_and_manner(captions, unread)
     subject = cast(Tensor, read(shown).pooled)
     if vocabulary is not None:
-        said, names = [bool(str(phrase)) for phrase in shown], vocabulary.nearest(subject)[0].tolist()
+        said = [in_vocabulary(text, caption, phrase) for caption, phrase in zip(captions, shown, strict=True)]
+        names = vocabulary.nearest(subject)[0].tolist()
         how = [
             _reworded(manner, vocabulary.manner_for(name, str(phrase), str(manner))) if is_said else manner
             for phrase, manner, name, is_said in zip(shown, how, names, said, strict=True)
@@ -167,6 +168,11 @@ def with_phrases(
         subject = torch.where(known, vocabulary.subjects(subject), subject)
     manner = cast(Tensor, read(how).pooled)
     return replace(read(list(captions)), phrases=torch.stack([subject, manner], dim=1))
+
+
+def in_vocabulary(text: TextEncoder, caption: Caption, subject: Caption) -> bool:
+    """Whether a vocabulary has a say in a caption: not without a subject, nor where a word was learned after it."""
+    return bool(str(subject)) and not any(word in str(caption) for word in text.words.ids)
 
 
 def subject_and_manner(captions: Sequence[Caption], unread: Sequence[str] = ()) -> tuple[list[Caption], list[Caption]]:

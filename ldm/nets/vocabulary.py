@@ -92,10 +92,10 @@ class Vocabulary:
         return None if text == manner else text
 
     def taken_for(self, state: Float[Tensor, " p"], subject: str, manner: str) -> tuple[str | None, str | None]:
-        """The name and manner that a caption is read as; None for each that is read as it was written."""
+        """The name and manner that a caption is read as; None for each that is read as it was written, or not said."""
         index, cosine = self.nearest(state[None])
         name = None if cosine.item() >= SAME else self.names[int(index)]
-        return name, self.manner_for(int(index), subject, manner)
+        return name, self.manner_for(int(index), subject, manner) if manner else None
 
     def _style_in(self, text: str) -> int | None:
         return next((k for k in self._longest_first() if self.styles[k] in text), None)

@@ -61,7 +61,7 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
         same_content(content, out)
         captions = [str(record.columns["caption"]) for record in listing.records]
         model = load_model(config.model)
-        content |= {MODEL: f"{model.sha256} {model.latents}"}
+        content |= {MODEL: _identity(model)}
         same_content(content, out)
         model = replace(model, config=run_config(config, model))
         drawn = _prior(config, model, captions, out)
@@ -127,6 +127,12 @@ def _content(config: FinetuneConfig, listing: Listing, held_out: Listing | None)
     if config.data.val is not None:
         found[HELD_OUT] = config.data.val if held_out is None else content_of(held_out)
     return found
+
+
+def _identity(model: Model) -> str:
+    """What a model is, wherever its folder lies: the weights of its networks and encoder, what its guess knows."""
+    known = [] if model.vocabulary is None else [model.vocabulary.key]
+    return " ".join([model.sha256, model.latents, *known])
 
 
 def _source(config: FinetuneConfig) -> CaptionSource:

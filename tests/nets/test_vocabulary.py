@@ -92,6 +92,16 @@ def test_weights_beside_the_style_stay(text, vocabulary):
     torch.testing.assert_close(found.phrases, with_phrases(text, [wanted], (), lambda p: read(text, p)).phrases)
 
 
+def test_captions_with_a_learned_word_are_read_as_they_were_written(vocabulary):
+    text = build_text(SentenceSpec(bundle="models/minilm"))
+    text.teach("<ink>", torch.randn(2, text.width, generator=torch.Generator().manual_seed(0)))
+    said = ["a sleepy fox, <ink>", "<ink>", "a <ink>, flat"]
+    found, as_written = with_phrases(text, said, vocabulary=vocabulary), with_phrases(text, said)
+    assert torch.equal(found.phrases, as_written.phrases)
+    (without,) = with_phrases(text, ["a sleepy fox, flat"], vocabulary=vocabulary).phrases
+    torch.testing.assert_close(without, with_phrases(text, ["fox, flat"]).phrases[0], atol=1e-3, rtol=1e-3)
+
+
 @given(st.integers(1, 40), st.integers(1, 16), st.integers(1, 12), st.integers(0, 2**31))
 def test_the_nearest_is_that_of_the_largest_cosine(known, width, asked, seed):
     generator = torch.Generator().manual_seed(seed)
@@ -111,3 +121,9 @@ def test_tables_that_do_not_fit_are_refused():
         Vocabulary(("a", "b"), torch.zeros(1, 4), ("x",), shown[:1], torch.zeros(1, 1))
     with pytest.raises(ValueError, match="which of 1 styles show them"):
         Vocabulary(("a", "b"), torch.zeros(2, 4), ("x",), ~shown, torch.zeros(1, 1))
+
+
+def test_what_is_not_said_is_not_told(text, vocabulary):
+    state = text(["fox"]).pooled[0]
+    assert vocabulary.taken_for(state, "fox", "") == (None, None)
+    assert vocabulary.taken_for(state, "fox", "crayon, on red") == (None, "oil, on red")

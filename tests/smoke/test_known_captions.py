@@ -50,7 +50,7 @@ def test_it_is_said_and_can_be_refused(txt2img, guessing, tmp_path):
     _, lines, _ = txt2img("--prompt", "a fox, in ink", model=guessing, out=tmp_path / "known")
     assert not any("this model" in line for line in lines)
     _, lines, _ = txt2img("--prompt", "a fox, in oil", model=guessing, out=tmp_path / "oil")
-    assert lines[0] == "'a fox' is known in 'in ink', and drawn after that; --literal: as it is"
+    assert lines[0] == "'a fox' is drawn as it is known, in 'in ink'; --literal: as it is"
 
 
 @pytest.mark.parametrize("how", [[], ["--literal"]])
