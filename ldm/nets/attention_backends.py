@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ldm.core.precision import narrow
+
 Heads = Float[Tensor, "b n heads d"]
 Keys = Float[Tensor, "b m heads d"]
 TokenMask = Bool[Tensor, "b m"]
@@ -23,12 +25,16 @@ Backend = Literal["auto", "sdpa", "xformers", "plain"]
 # fused kernel takes a fifth of a training step at 8x8 latents, the plain products a small part of that.
 SHORT = 64 * 128
 SCORES = 2**24  # that `plain` holds at a time: 64 MB in float32
+BLOCK = 2**20  # and on a CPU, where they are to stay in a core's cache: 2 MB in bfloat16
+ROUNDS_ONCE = ("cpu", "cuda")  # devices whose softmax of narrow numbers is computed in float32 and then rounded
 WIDEST = 256  # channels per head up to which CUDA has fused kernels
 ON_MPS = (64, 96, 128)  # channels per head for which MPS has one
 
 
 def plain(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
-    """The formula by matrix products, for as many queries at a time as `SCORES` allows; the softmax in float32.
+    """The formula by matrix products, for as many heads and queries at a time as `SCORES` or `BLOCK` allows.
+
+    The softmax is computed in float32 or wider.
 
     Args:
         q: queries (b, n, heads, d).
@@ -41,18 +47,31 @@ def plain(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762) Eq. 1.
     """
-    q, keys, values = (q * q.shape[-1] ** -0.5).transpose(1, 2), k.permute(0, 2, 3, 1), v.transpose(1, 2)
-    rows = max(1, SCORES // (keys.shape[0] * keys.shape[1] * keys.shape[3]))
-    parts = [_products(part, keys, values, mask) for part in q.split(rows, dim=2)]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)).transpose(1, 2)
+    (b, n, heads, _), m = q.shape, k.shape[1]
+    held = BLOCK if q.device.type == "cpu" else SCORES
+    pairs, rows = max(1, held // (n * m)), max(1, held // m)  # of picture and head; queries
+    q, k, v = ((q * q.shape[-1] ** -0.5).transpose(1, 2), k.permute(0, 2, 3, 1), v.transpose(1, 2))
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    hidden = None if mask is None else ~mask.repeat_interleave(heads, 0)[:, None, :]
+    parts = []
+    for at in range(0, b * heads, pairs):
+        some = slice(at, at + pairs)
+        without = None if hidden is None else hidden[some]
+        parts.append(_joined([_products(x, k[some], v[some], without) for x in q[some].split(rows, dim=1)], 1))
+    return _joined(parts, 0).unflatten(0, (b, heads)).transpose(1, 2)
 
 
-def _products(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+def _products(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
     scores = q @ keys
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, None, None, :], float("-inf"))
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    return scores.softmax(-1, dtype=wide).to(values.dtype) @ values
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, float("-inf"))
+    if scores.device.type in ROUNDS_ONCE:
+        return scores.softmax(-1) @ values
+    return scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(values.dtype) @ values
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def sdpa(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
@@ -63,9 +82,20 @@ def sdpa(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
 
 
 def automatic(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
-    """`sdpa` where it has a fused kernel, else `plain`, which does not hold all scores; `plain` for short training."""
-    short = torch.is_grad_enabled() and q.requires_grad and q.shape[1] * k.shape[1] <= SHORT
-    return (plain if short or not fused(q.device.type, q.dtype, q.shape[-1]) else sdpa)(q, k, v, mask)
+    """`sdpa` where it has a fused kernel that pays, else `plain`, which does not hold all scores either."""
+    return (sdpa if fused(q.device.type, q.dtype, q.shape[-1]) and _pays(q, k) else plain)(q, k, v, mask)
+
+
+def _pays(q: Heads, k: Keys) -> bool:
+    """Whether PyTorch's fused kernel is faster than whole products.
+
+    On a CPU in bfloat16 its inner products run at the rate of float32 unless it has matrix tiles (AMX): `plain` takes
+    0.57 to 0.80 of its time at the shapes of Stable Diffusion (`benchmarks/attention.py`).
+    """
+    if torch.is_grad_enabled() and q.requires_grad:
+        return q.shape[1] * k.shape[1] > SHORT
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
+    return not slow or narrow("cpu") != torch.bfloat16 or torch.compiler.is_compiling()
 
 
 def fused(device: str, dtype: torch.dtype, head_channels: int) -> bool:

@@ -56,6 +56,18 @@ class Vocabulary:
         tables = {"states": self.states, "shown": self.shown, "apart": self.apart}
         return content_hash({"names": self.names, "styles": self.styles, "grounds": self.grounds}, tables)
 
+    def captions(self) -> list[str]:
+        """What the guess learned, in the words of training: each name in its styles, one in four on a ground."""
+        said = [
+            [name, style]
+            for name, shown in zip(self.names, self.shown.tolist(), strict=True)
+            for style, there in zip(self.styles, shown, strict=True)
+            if there
+        ]
+        for i, words in enumerate(said[:: 4 if self.grounds else len(said) + 1]):
+            words.append(self.grounds[i % len(self.grounds)])
+        return [", ".join(words) for words in said]
+
     def nearest(self, states: Float[Tensor, "b p"]) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
         """Number of the nearest name to each state of a subject, and the cosine of the two in [-1, 1]."""
         known = F.normalize(self.states.to(states.device, torch.float32), dim=1)

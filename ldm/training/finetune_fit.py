@@ -144,7 +144,9 @@ def _prior(config: FinetuneConfig, model: Model, captions: list[str], out: Path)
     if config.kept is None:
         return None
     if world().first:
-        draw_prior(model, config.kept, prompts(config.kept, captions, config.subject), config.seed, out)
+        known = [] if model.vocabulary is None else model.vocabulary.captions()
+        wanted = prompts(config.kept, captions, config.subject, known, config.seed)
+        draw_prior(model, config.kept, wanted, config.seed, out)
     world().wait()
     return out / FOLDER
 

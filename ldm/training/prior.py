@@ -4,6 +4,7 @@ Source: Ruiz et al. 2022 (arXiv:2208.12242) section 3.3.
 """
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,14 @@ class PriorSpec:
 
     Attributes:
         captions: templates of the prompts, as in `Wording`, without {token}. Picture i has template i, and with
-            {caption} the caption of one training picture after the other.
+            {caption} the caption of one training picture after the other. null: captions of what the model itself was
+            trained on, as far as its vocabulary tells, for all of it is to stay; without one "{caption}".
         pictures: how many are drawn.
         share: of every batch that goes over them; 0.5 is the paper's weight of 1.
         steps: in which they are drawn; null: as many as the model's default.
     """
 
-    captions: tuple[str, ...] = ("{caption}",)
+    captions: tuple[str, ...] | None = None
     pictures: int = 48
     share: float = 0.25
     steps: int | None = None
@@ -39,23 +41,30 @@ class PriorSpec:
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
             raise ValueError(f"prior.share: {self.share} is not in (0, 1); it is a share of the batch")
-        if self.pictures < 1 or not self.captions:
-            raise ValueError("prior: at least 1 picture and 1 caption; or set prior to null")
+        if self.pictures < 1 or self.captions == ():
+            raise ValueError("prior: at least 1 picture, and captions of 1 or null; or set prior to null")
 
     def rows(self, batch: int) -> int:
         """Rows of a batch that go over the prior's pictures: at least one, and not all."""
         return min(max(round(self.share * batch), 1), batch - 1)
 
 
-def prompts(spec: PriorSpec, captions: Sequence[str], subject: str) -> list[str]:
+def prompts(
+    spec: PriorSpec, captions: Sequence[str], subject: str, known: Sequence[str] = (), seed: int = 0
+) -> list[str]:
     """What the prior's pictures show.
 
     Args:
         spec: of the prior.
         captions: of the training pictures.
         subject: as in `Wording`.
+        known: captions of what the model was trained on, where it tells.
+        seed: of which of them are taken.
     """
-    wordings = [Wording(template=template, subject=subject) for template in spec.captions]
+    if spec.captions is None and known:
+        shuffled = random.Random(fold(seed, "known")).sample(known, len(known))
+        return [shuffled[i % len(shuffled)] for i in range(spec.pictures)]
+    wordings = [Wording(template=template, subject=subject) for template in spec.captions or ("{caption}",)]
     every = range(spec.pictures)
     return [wordings[i % len(wordings)](captions[i // len(wordings) % len(captions)]) for i in every]
 

@@ -9,8 +9,9 @@ from torch import nn
 from autoencoder.model import Autoencoder, AutoencoderSpec
 from ldm.convert.parts import Parts
 from ldm.convert.recipe import recipe, text_spec
-from ldm.nets.clip import ClipEncoder
+from ldm.nets.clip import ClipEncoder, ClipSpec
 from ldm.nets.unet import UNet, UNetSpec
+from ldm.process.prediction import Kind
 
 LEVELS = {"mult": (1, 2, 2), "attention_levels": (0, 1)}
 UNETS = {
@@ -41,12 +42,17 @@ def made(name: str, dtype: torch.dtype = torch.float32) -> Parts:
     """The parts of one of MODELS."""
     torch.manual_seed(len(name))
     generation, kind, extra = MODELS[name]
-    net_spec, text = replace(UNETS[generation], cond_channels=extra), TEXTS[generation]
-    size = 768 if kind == "v" else 512
-    nets = (UNet(net_spec), Autoencoder(AUTOENCODER), ClipEncoder(text))
+    return random_parts(replace(UNETS[generation], cond_channels=extra), AUTOENCODER, TEXTS[generation], kind, dtype)
+
+
+def random_parts(
+    net_spec: UNetSpec, stage1: AutoencoderSpec, text: ClipSpec, kind: Kind, dtype: torch.dtype = torch.float32
+) -> Parts:
+    """A model of these shapes."""
+    nets = (UNet(net_spec), Autoencoder(stage1), ClipEncoder(text))
     net, codec, tower = ({n: t.to(dtype) for n, t in randomised(part).state_dict().items()} for part in nets)
-    config = recipe(net_spec, text, kind, size=size)
-    return Parts(config=config, autoencoder=AUTOENCODER, net=net, codec=codec, text=tower)
+    config = recipe(net_spec, text, kind, size=768 if kind == "v" else 512)
+    return Parts(config=config, autoencoder=stage1, net=net, codec=codec, text=tower)
 
 
 def same(a: Parts, b: Parts) -> bool:

@@ -41,14 +41,40 @@ def with_bias(q, k, v, attn_bias=None):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["auto", "sdpa", "plain", "xformers"])
 @settings(max_examples=8, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 9), st.integers(1, 3), st.integers(1, 4))
-def test_a_kernel_is_the_formula(name, training, masked, b, n, m, heads, d):
+@given(
+    st.integers(1, 3), st.integers(1, 5), st.integers(1, 9), st.integers(1, 3), st.integers(1, 4), st.integers(1, 99)
+)
+def test_a_kernel_is_the_formula(name, training, masked, b, n, m, heads, d, held):
     q, k, v = (torch.randn(b, rows, heads, d, dtype=torch.float64).requires_grad_(training) for rows in (n, m, m))
     mask = (torch.rand(b, m) < 0.5).index_fill(1, torch.tensor(0), True) if masked else None
     with pytest.MonkeyPatch.context() as patch:
         stub(patch, with_bias)
-        patch.setattr(attention_backends, "SCORES", 2 * heads * m)  # a row or two of queries at a time
+        patch.setattr(attention_backends, "BLOCK", held)
         torch.testing.assert_close(kernel(name)(q, k, v, mask), formula(q, k, v, mask))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_scores_become_weights_in_float32(dtype):
+    scores = (8 * torch.randn(3, 5, 77)).to(dtype)
+    assert torch.equal(scores.softmax(-1), scores.float().softmax(-1).to(dtype))
+    q, k, v = (torch.randn(2, rows, 3, 8) for rows in (9, 7, 7))
+    off = plain(q.to(dtype), k.to(dtype), v.to(dtype), None).float() - formula(q, k, v, None)
+    assert off.std() < 8 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize(
+    ("tiles", "grad", "taken"), [(False, False, "plain"), (True, False, "sdpa"), (False, True, "sdpa")]
+)
+def test_whole_products_in_bfloat16_where_a_cpu_has_no_tiles(tiles, grad, taken, monkeypatch):
+    monkeypatch.setattr(attention_backends, "narrow", lambda device: torch.bfloat16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    called = []
+    for name in ("plain", "sdpa"):
+        monkeypatch.setattr(attention_backends, name, lambda q, *_, name=name: called.append(name) or q)
+    q = torch.zeros(1, SHORT, 1, 8, dtype=torch.bfloat16, requires_grad=grad)
+    automatic(q, q, q, None)
+    automatic(q.float(), q.float(), q.float(), None)
+    assert called == [taken, "sdpa"]
 
 
 @pytest.mark.parametrize("limit", [0, SHORT])
