@@ -11,6 +11,8 @@ from autoencoder.model import Autoencoder, AutoencoderSpec
 from autoencoder.strips import decode_in_strips
 from ldm.build import Model
 from ldm.core.memory import held_at_most, lacks_memory, resident
+from ldm.core.packed import reducible
+from ldm.core.winograd import transformed_bytes
 from ldm.inference.placing import Placement
 from ldm.nets.attention import use_attention
 from ldm.nets.attention_backends import kernel
@@ -74,6 +76,7 @@ def estimate(model: Model, how: Placement, *, batch: int, height: int, width: in
         return Need(0, held, network, decoder)
     loaded = _bytes(model.denoise) + _bytes(model.codec) + weights["text"]
     weight = max(loaded, held)  # they came in float32, and the heap keeps what narrowing them frees
+    weight += _transformed(model) if how.dtype == torch.float32 else 0
     return Need(LATE + max(0, resident() - loaded), weight, HEAP * network, HEAP * decoder)
 
 
@@ -125,6 +128,16 @@ def _decoder(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
         twin = Autoencoder(spec).to(how.dtype).to(memory_format=torch.channels_last)
         z = torch.empty(shape, dtype=how.dtype)
         return held_at_most(lambda: decode_in_strips(twin, z) if how.tile else twin.decode(z))
+
+
+def _transformed(model: Model) -> int:
+    """What the second weights of convolutions take (`ldm.core.winograd`), where they see enough pixels."""
+    return sum(
+        transformed_bytes(layer.in_channels, layer.out_channels)
+        for part in (model.denoise, model.codec)
+        for layer in part.modules()
+        if isinstance(layer, nn.Conv2d) and reducible(layer)
+    )
 
 
 def _bytes(part: nn.Module, dtype: torch.dtype | None = None) -> int:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.core.packed import PackedConv2d, PackedLinear, can_pack, pack, plus
+from ldm.core.packed import PackedConv2d, PackedLinear, PackedPointwise, can_pack, pack, plus
 from ldm.nets.cond import Cond
 from ldm.nets.unet import UNet, UNetSpec
 
@@ -28,13 +28,21 @@ def dtypes():
 @needs_x86
 @pytest.mark.parametrize("dtype", dtypes(), ids=str)
 @pytest.mark.parametrize(
-    "layer", [nn.Conv2d(6, 8, 3, padding=1), nn.Conv2d(6, 8, 3, stride=2, bias=False), nn.Linear(5, 8)]
+    "layer",
+    [
+        nn.Conv2d(6, 8, 3, padding=1),
+        nn.Conv2d(6, 8, 3, stride=2, bias=False),
+        nn.Conv2d(6, 8, 1),
+        nn.Conv2d(6, 8, 1, stride=2),
+        nn.Conv2d(6, 8, 1, groups=2, bias=False),
+        nn.Linear(5, 8),
+    ],
 )
 @torch.inference_mode()
 def test_a_packed_layer_is_the_plain_one(layer, dtype):
     plain = copy.deepcopy(layer).to(dtype)
     (packed,) = pack(nn.Sequential(plain))
-    assert isinstance(packed, (PackedLinear, PackedConv2d))
+    assert isinstance(packed, (PackedLinear, PackedConv2d, PackedPointwise))
     for shape in ((2, 6, 8, 5), (1, 6, 4, 5)):
         x = torch.randn(shape).to(dtype)
         y = plain(x)
