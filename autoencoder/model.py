@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoencoder.blocks import Downsample, Middle, Stage, Upsample, norm
+from autoencoder.blocks import Downsample, Middle, Stage, norm
 from ldm.core.gaussian import Gaussian
 from ldm.core.shapes import Image, Latent
+from ldm.core.upsample import Upsample
 
 LOG_VAR_RANGE = (-30.0, 20.0)  # keeps exp finite in float32 and the KL defined, as in Stable Diffusion
 

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoencoder.blocks import Downsample, ResBlock, Stage, Upsample
+from autoencoder.blocks import Downsample, ResBlock, Stage
 from autoencoder.model import LOG_VAR_RANGE, Autoencoder, Decoder, Encoder
 from ldm.core.gaussian import Gaussian
 from ldm.core.shapes import Image, Latent
+from ldm.core.upsample import PackedUpsample, Upsample
 
 NUMBERS = 2**21  # in a strip: enough work for a CPU at its full speed, little beside the map
 Change = Callable[[Tensor], Tensor]
@@ -90,7 +91,7 @@ def _steps(stages: nn.ModuleList) -> Iterator[Callable[[Map], Map]]:
     for stage in stages:
         assert isinstance(stage, Stage)
         yield from (partial(_block, block) for block in stage.blocks)
-        if isinstance(stage.resample, Upsample):
+        if isinstance(stage.resample, (Upsample, PackedUpsample)):
             yield partial(_upsampled, stage.resample)
         elif isinstance(stage.resample, Downsample):
             yield partial(_downsampled, stage.resample)
@@ -142,7 +143,7 @@ def _convolved(conv: nn.Module, x: Map, change: Change) -> Tensor:
     return out.whole
 
 
-def _upsampled(resample: Upsample, x: Map) -> Map:
+def _upsampled(resample: nn.Module, x: Map) -> Map:
     """A map of twice the size that is computed when it is read."""
 
     def rows(start: int, stop: int) -> Tensor:

@@ -86,14 +86,14 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The product and the bias."""
-        x = _narrowed(x, self.dtype)
+        x = narrowed(x, self.dtype)
         if x.dtype != self.dtype:
             return F.linear(x, *_dense(self.weight, self.bias, x.dtype))
         return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
 
     def gelu(self, x: Tensor) -> Tensor:
         """gelu of the result."""
-        x = _narrowed(x, self.dtype)
+        x = narrowed(x, self.dtype)
         if x.dtype != self.dtype:
             return F.gelu(self(x))
         return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "gelu", [], "none")
@@ -107,7 +107,7 @@ class PackedLinear(nn.Module):
         return self._with(x, factor, "mul")
 
     def _with(self, x: Tensor, other: Tensor, operation: str) -> Tensor:
-        x = _narrowed(x, self.dtype)
+        x = narrowed(x, self.dtype)
         if x.dtype != self.dtype or other.dtype != self.dtype:
             return other + self(x) if operation == "add" else other * self(x)
         return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, operation)
@@ -136,7 +136,7 @@ class PackedConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution and the bias."""
-        x = _narrowed(x, self.dtype)
+        x = narrowed(x, self.dtype)
         if x.dtype != self.dtype:
             weight, bias = _dense(self.weight, self.bias, x.dtype)
             return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
@@ -147,7 +147,7 @@ class PackedConv2d(nn.Module):
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """The result and a residual of its shape."""
-        x = _narrowed(x, self.dtype)
+        x = narrowed(x, self.dtype)
         if x.dtype != self.dtype or residual.dtype != self.dtype:
             return residual + self(x)
         if self._reduced(x):
@@ -201,7 +201,8 @@ def reducible(layer: nn.Conv2d) -> bool:
     return usual and layer.groups == 1 and layer.weight.dtype == torch.float32
 
 
-def _narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
+def narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """`x` as a plain layer with weights of `dtype` would read it under `torch.autocast`."""
     return x.to(dtype) if torch.is_autocast_enabled("cpu") else x
 
 

@@ -12,6 +12,7 @@ from autoencoder.strips import decode_in_strips
 from ldm.build import Model
 from ldm.core.memory import held_at_most, lacks_memory, resident
 from ldm.core.packed import reducible
+from ldm.core.upsample import Upsample
 from ldm.core.winograd import transformed_bytes
 from ldm.inference.placing import Placement
 from ldm.nets.attention import use_attention
@@ -132,11 +133,12 @@ def _decoder(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
 
 def _transformed(model: Model) -> int:
     """What the second weights of convolutions take (`ldm.core.winograd`), where they see enough pixels."""
+    layers = [layer for part in (model.denoise, model.codec) for layer in part.modules()]
+    others = [layer.conv for layer in layers if isinstance(layer, Upsample)]
     return sum(
         transformed_bytes(layer.in_channels, layer.out_channels)
-        for part in (model.denoise, model.codec)
-        for layer in part.modules()
-        if isinstance(layer, nn.Conv2d) and reducible(layer)
+        for layer in layers
+        if isinstance(layer, nn.Conv2d) and reducible(layer) and layer not in others
     )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ldm.core.packed import plus
+from ldm.core.upsample import Upsample
 from ldm.nets.attention import SpatialTransformer, TokenMask, Tokens, zeroed
 
 Map = Float[Tensor, "b c h w"]
@@ -66,17 +67,6 @@ class Downsample(nn.Module):
 
     def forward(self, x: Map) -> Float[Tensor, "b c h//2 w//2"]:
         return self.conv(x)
-
-
-class Upsample(nn.Module):
-    """Double height and width by repetition, then a 3x3 convolution."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Map) -> Float[Tensor, "b c 2*h 2*w"]:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class Layer(nn.Module):

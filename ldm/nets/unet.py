@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldm.core.shapes import PerImage
+from ldm.core.upsample import Upsample
 from ldm.nets.attention import SpatialTransformer, only_words, zeroed
-from ldm.nets.blocks import DownLevel, Downsample, Layer, ResBlock, UpLevel, Upsample
+from ldm.nets.blocks import DownLevel, Downsample, Layer, ResBlock, UpLevel
 from ldm.nets.cond import Cond
 from ldm.nets.embeddings import VectorMLP, sinusoids
 
