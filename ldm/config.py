@@ -170,6 +170,8 @@ class RunConfig:
         precision: Lightning's name, e.g. "bf16-mixed" or "32-true"; "auto": bfloat16 where the machine is faster in it.
         storage: how the weights of a finished model are kept: "int8" has half the size of "bfloat16", with a step for
             each row of a matrix; see `ldm.core.int8`.
+        compile: the U-Net for the steps of training, where there is a compiler: a ninth less time a step on 2 cores,
+            after minutes at every start.
         validate_every: steps between validations.
         save_every: steps between checkpoints.
         seed: of initial weights, order of the data and noise.
@@ -190,6 +192,7 @@ class RunConfig:
     trainer: TrainerSpec = field(default_factory=TrainerSpec)
     precision: str = AUTO
     storage: Literal["bfloat16", "int8"] = "bfloat16"
+    compile: bool = False
     validate_every: int = 1000
     save_every: int = 200
     seed: int = 0

@@ -11,7 +11,7 @@ from autoencoder.model import Autoencoder, AutoencoderSpec
 from autoencoder.strips import decode_in_strips
 from ldm.build import Model
 from ldm.core.memory import held_at_most, lacks_memory, resident
-from ldm.core.packed import reducible
+from ldm.core.packed import can_pack, reducible
 from ldm.core.upsample import Upsample
 from ldm.core.winograd import transformed_bytes
 from ldm.inference.placing import Placement
@@ -77,7 +77,7 @@ def estimate(model: Model, how: Placement, *, batch: int, height: int, width: in
         return Need(0, held, network, decoder)
     loaded = _bytes(model.denoise) + _bytes(model.codec) + weights["text"]
     weight = max(loaded, held)  # they came in float32, and the heap keeps what narrowing them frees
-    weight += _transformed(model) if how.dtype == torch.float32 else 0
+    weight += _transformed(model) if how.dtype == torch.float32 and can_pack(how.device, how.dtype) else 0
     return Need(LATE + max(0, resident() - loaded), weight, HEAP * network, HEAP * decoder)
 
 

@@ -1,13 +1,8 @@
 """A model made ready to draw: where its parts are, how narrow, how they are computed."""
 
-import os
-import shlex
-import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,6 +12,7 @@ from autoencoder.model import Autoencoder
 from autoencoder.roomy import RoomyAutoencoder
 from ldm.build import Model
 from ldm.codec import ScaledCodec
+from ldm.core.compiled import missing_compiler
 from ldm.core.gaussian import Gaussian
 from ldm.core.memory import free_unused
 from ldm.core.packed import pack
@@ -24,8 +20,6 @@ from ldm.core.shapes import Image, Latent
 from ldm.nets.attention import use_attention
 from ldm.nets.attention_backends import Backend, kernel
 from ldm.nets.cond import Cond
-
-COMPILER = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")  # that torch calls, where CXX names no other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +48,7 @@ class Placement:
     def __post_init__(self) -> None:
         if self.offload and self.device.type == "cpu":
             raise ValueError("--offload: the model is computed where it is kept, on the CPU; leave it out")
-        if self.compile and (missing := _missing_compiler(self.device)):
+        if self.compile and (missing := missing_compiler(self.device)):
             raise ValueError(f"--compile: {missing} is not on this machine; install it or leave the option out")
         kernel(self.attention, self.device, self.dtype)  # says so if it cannot run
 
@@ -153,13 +147,3 @@ class VisitingAutoencoder(nn.Module):
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """As the autoencoder's."""
         return self.autoencoder.latent_shape(height, width)
-
-
-def _missing_compiler(device: torch.device) -> str:
-    """What compiling for `device` needs and this machine lacks; "": nothing."""
-    if device.type == "cuda":
-        return "" if find_spec("triton") is not None else "triton"
-    named = shlex.split(os.environ.get("CXX", ""))
-    if named:
-        return "" if shutil.which(named[0]) else f"the C++ compiler that CXX names, {named[0]},"
-    return "" if shutil.which(COMPILER) else f"a C++ compiler ({COMPILER}, or another that CXX names)"

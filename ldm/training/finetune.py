@@ -67,6 +67,7 @@ class FinetuneConfig:
         optim: optimiser, learning rate and length.
         trainer: how the processes work together where there are several.
         precision: as in `RunConfig`.
+        compile: as in `RunConfig`.
         validate_every: steps between validations, at which the prompts are drawn.
         save_every: steps between checkpoints.
         keep: how many checkpoints stay.
@@ -84,6 +85,7 @@ class FinetuneConfig:
     optim: OptimSpec = field(default_factory=OptimSpec)
     trainer: TrainerSpec = field(default_factory=TrainerSpec)
     precision: str = AUTO
+    compile: bool = False
     validate_every: int = 200
     save_every: int = 100
     keep: int = 2
@@ -144,6 +146,7 @@ def run_config(config: FinetuneConfig, model: Model) -> RunConfig:
         optim=config.optim,
         trainer=config.trainer,
         precision=config.precision,
+        compile=config.compile,
         validate_every=config.validate_every,
         save_every=config.save_every,
         seed=config.seed,

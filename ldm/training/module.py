@@ -1,5 +1,6 @@
 """Stage 2 as a Lightning module: wires data, denoiser and loss, and owns no maths."""
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from ldm.build import Model
+from ldm.core.compiled import compile_for_steps, compile_no_more, compiled, missing_compiler
 from ldm.core.distributed import world
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
@@ -86,12 +88,27 @@ class LatentDiffusion(lightning.LightningModule):
         for optimizer in self.trainer.optimizers:
             lay_out(optimizer)
 
+    def on_fit_start(self) -> None:
+        """Compile the U-Net, where that is asked for and can be."""
+        if self.model.config.compile:
+            missing = missing_compiler(self.device)
+            if not missing:
+                compile_for_steps(self.denoise.net)
+            elif world().first:
+                print(f"compile: {missing} is not on this machine; training goes on without", file=sys.stderr)
+
+    def teardown(self, stage: str) -> None:
+        """What the process computes next is its own affair."""
+        if self.model.config.compile:
+            compile_no_more()
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The weighted denoising loss of one noisy copy of every latent of the batch."""
         config = self.model.config
         here = world()
         noise = NoiseStream.of_batch(fold(config.seed, "train", self.global_step), here.rank, here.size)
-        per_image, t = self.loss(batch, noise, dropped=config.data.drop_caption)
+        with compiled():
+            per_image, t = self.loss(batch, noise, dropped=config.data.drop_caption)
         loss = per_image.mean()
         self._seen = per_image.detach(), t
         self.log("train/loss", loss, prog_bar=True)

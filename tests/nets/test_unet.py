@@ -2,7 +2,6 @@ import json
 import math
 from dataclasses import replace
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -213,15 +212,6 @@ def test_channels_last_needs_no_copies(linear):
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert copies.count == 0
     torch.testing.assert_close(out, expected)
-
-
-@pytest.fixture
-def without_shape_checks():
-    """The checks of this test run are Python that dynamo cannot trace; users never have them."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("recompute", [False, True])
