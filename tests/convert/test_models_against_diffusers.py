@@ -1,15 +1,19 @@
 """What we write, diffusers and transformers load; each network, and the whole drawing, gives what ours gives."""
 
+import numpy as np
 import pytest
 import small
 import torch
+from PIL import Image
 
 from ldm.convert.compvis import write_compvis
 from ldm.convert.diffusers import write_diffusers
 from ldm.convert.opening import open_model, read_parts
 from ldm.core.rng import NoiseStream
 from ldm.denoiser import bind
+from ldm.inference.canvas import Canvas
 from ldm.inference.pipeline import Request, txt2img
+from ldm.inference.start import Start
 from ldm.nets.cond import Cond
 
 diffusers = pytest.importorskip("diffusers")
@@ -138,3 +142,45 @@ def test_files_go_both_ways(both, tmp_path):
         assert theirs.keys() == expected.keys() and all(torch.equal(theirs[n], expected[n]) for n in theirs)
     pipeline.save_pretrained(tmp_path / "theirs")
     assert small.same(read_parts(tmp_path / "theirs"), parts)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("both", ["1-inpainting", "2-inpainting"], indirect=True)
+def test_inpainted_picture(both, monkeypatch):
+    model, pipeline = both
+    posterior = diffusers.models.autoencoders.vae.DiagonalGaussianDistribution
+    monkeypatch.setattr(posterior, "sample", lambda self, generator=None: self.mode())  # what it adds is noise
+    pixels = torch.randint(0, 256, (3, 32, 48), dtype=torch.uint8)
+    mask = torch.zeros(32, 48, dtype=torch.bool)
+    mask[8:24, 16:44] = True
+    request = Request(
+        prompts=("a red apple",),
+        seeds=(3,),
+        negative="blue",
+        steps=5,
+        scale=4.0,
+        sampler="ddim",
+        spacing="stable_diffusion",
+        start=Start(canvas=Canvas(pixels, mask, feather=0)),
+    )
+    begin = []
+    hook = model.denoise.register_forward_pre_hook(lambda module, given: begin.append(given[0]))
+    ours = txt2img(model, request, dtype=torch.float32)
+    hook.remove()
+    expected = pipeline(
+        "a red apple",
+        negative_prompt="blue",
+        image=Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0))),
+        mask_image=Image.fromarray(255 * mask.numpy().astype(np.uint8)),
+        latents=begin[0][:1].clone(),
+        num_inference_steps=5,
+        guidance_scale=4.0,
+        height=32,
+        width=48,
+        strength=1.0,
+        output_type="latent",
+    ).images
+    picture = pipeline.vae.decode(expected / 0.18215).sample.clamp(-1, 1)
+    assert_equal(ours[:, :, mask], picture[:, :, mask])
+    kept = 2 * pixels[None].float() / 255 - 1
+    torch.testing.assert_close(ours[:, :, ~mask], kept[:, :, ~mask], atol=1e-6, rtol=0)
