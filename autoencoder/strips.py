@@ -21,7 +21,7 @@ from autoencoder.blocks import Downsample, ResBlock, Stage
 from autoencoder.model import LOG_VAR_RANGE, Autoencoder, Decoder, Encoder
 from ldm.core.gaussian import Gaussian
 from ldm.core.shapes import Image, Latent
-from ldm.core.upsample import PackedUpsample, Upsample
+from ldm.core.upsample import SplitUpsample, Upsample
 
 NUMBERS = 2**21  # in a strip: enough work for a CPU at its full speed, little beside the map
 Change = Callable[[Tensor], Tensor]
@@ -91,7 +91,7 @@ def _steps(stages: nn.ModuleList) -> Iterator[Callable[[Map], Map]]:
     for stage in stages:
         assert isinstance(stage, Stage)
         yield from (partial(_block, block) for block in stage.blocks)
-        if isinstance(stage.resample, (Upsample, PackedUpsample)):
+        if isinstance(stage.resample, (Upsample, SplitUpsample)):
             yield partial(_upsampled, stage.resample)
         elif isinstance(stage.resample, Downsample):
             yield partial(_downsampled, stage.resample)

@@ -2,6 +2,7 @@
 
     python benchmarks/caching.py                                # configs/ldm/emoji.yaml, its own batch, 10 steps each
     python benchmarks/caching.py --threads 1 --steps 5 --batch 8
+    python benchmarks/caching.py --photo 4000 3000              # pictures as a telephone takes them
 
 training:  the same optimiser step of the same network, fed by the cache, and fed by pictures that are decoded and sent
            through the frozen encoders in that step, as trainers without a cache do. A step of one follows a step of the
@@ -10,7 +11,9 @@ loading:   batches of the shapes of Stable Diffusion (latents 4x64x64, text stat
            a model step that is only waited for, as the CPU waits for a GPU. The overhead is what an iteration takes
            longer than one without data, which is measured in turn; and the time of a CPU core that a batch costs.
 
-Pictures are noise, captions are numbers and weights are random: they do not change the time.
+Pictures are noise, captions are numbers and weights are random: they do not change the time. Without `--photo` pictures
+are PNGs of the size that is trained on, which are read in no time; with it they are JPEGs of that size, smooth like
+photographs (about 3 bits a pixel), that have to be decoded and made smaller whenever they are read.
 """
 
 import argparse
@@ -61,6 +64,23 @@ def make_pictures(folder: Path, count: int, size: int) -> Path:
     for i in range(count):
         Image.fromarray(rng.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(folder / f"{i:05}.png")
         (folder / f"{i:05}.txt").write_text(f"picture number {i}, flat twemoji")
+    return folder
+
+
+def make_photos(folder: Path, count: int, width: int, height: int) -> Path:
+    """JPEGs with soft shapes and a sensor's noise; eight different ones, over and over."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        path = folder / f"{i:05}.jpg"
+        if i < 8:
+            coarse = Image.fromarray(rng.integers(0, 255, (height // 64, width // 64, 3), dtype=np.uint8))
+            soft = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.int16)
+            noisy = soft + rng.normal(0, 6, soft.shape).astype(np.int16)
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        else:
+            path.write_bytes((folder / f"{i % 8:05}.jpg").read_bytes())
+        path.with_suffix(".txt").write_text(f"picture number {i}, flat twemoji")
     return folder
 
 
@@ -151,13 +171,20 @@ def training(options: argparse.Namespace, folder: Path) -> None:
     stage1 = load(options.autoencoder, AutoencoderConfig)
     model = random_model(config, stage1, folder)
     b, size = config.data.batch, config.data.size
-    pictures = make_pictures(folder / "pictures", max(2 * b, 64), size)
+    count = max(2 * b, 64)
+    if options.photo:
+        pictures = make_photos(folder / "pictures", count, *options.photo)
+    else:
+        pictures = make_pictures(folder / "pictures", count, size)
     seen = cached(model, str(pictures), 1)
     from_cache = stepper(model, iter(train_loader(seen, len(seen), b, 0, 0)))
     from_pictures = stepper(model, encoding(model, pictures))
     fast, slow = interleaved([from_cache, from_pictures], options.steps)
     millions = sum(p.numel() for p in model.denoise.parameters()) / 1e6
-    print(f"training: {millions:.1f} M parameters, {size} pixels, batch {b}, {torch.get_num_threads()} threads")
+    taken = f"photographs of {options.photo[0]}x{options.photo[1]}" if options.photo else "PNGs of that size"
+    print(
+        f"training: {millions:.1f} M parameters, {size} pixels, {taken}, batch {b}, {torch.get_num_threads()} threads"
+    )
     for name, seconds in (("cached", fast), ("encoding", slow)):
         print(f"  {name + ':':10s}{1e3 * seconds:8.1f} ms a step, {b / seconds:7.1f} pictures a second")
     print(f"  ratio: {slow / fast:.2f}")
@@ -185,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=ROOT / "configs" / "ldm" / "emoji.yaml")
     parser.add_argument("--autoencoder", default=ROOT / "configs" / "autoencoder" / "emoji.yaml", help="its recipe")
+    parser.add_argument("--photo", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="JPEGs of this size instead")
     parser.add_argument("--steps", type=int, default=10, help="timed steps of each (loading: five times as many)")
     parser.add_argument("--batch", type=int, help="pictures a step in training (default: the recipe's)")
     parser.add_argument("--threads", type=int, help="of the CPU (default: torch's choice)")

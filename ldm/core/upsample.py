@@ -1,8 +1,9 @@
 """Doubling a map: every pixel becomes four, then a 3x3 convolution.
 
 The convolution sees each pixel of the small map several times, so a result is a sum over only 2x2 of them, with weights
-that are sums of its own; which ones depends on whether its row and column are even. Packed for a CPU, the layer is four
-2x2 convolutions of the small map: 4/9 of the products, and the doubled map is never written.
+that are sums of its own; which ones depends on whether its row and column are even. So the layer can be split into four
+2x2 convolutions of the small map: 4/9 of the products, and the doubled map is never written. That is done where layers
+are packed, for a CPU.
 """
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ldm.core.packed import PackedConv2d, narrowed
+from ldm.core.packed import narrowed, pack
 
 Map = Float[Tensor, "b c h w"]
 Doubled = Float[Tensor, "b c 2*h 2*w"]
@@ -29,10 +30,10 @@ class Upsample(nn.Module):
 
     def packed(self) -> nn.Module:
         """The same function for a CPU; a convolution that something was added to keeps it."""
-        return PackedUpsample(self.conv) if type(self.conv) is nn.Conv2d else self
+        return pack(SplitUpsample(self.conv)) if type(self.conv) is nn.Conv2d else self
 
 
-class PackedUpsample(nn.Module):
+class SplitUpsample(nn.Module):
     """`Upsample` without the doubled map; precisions as in `ldm.core.packed.PackedLinear`.
 
     Args:
@@ -70,7 +71,14 @@ def _summed(weight: Tensor, dim: int, place: int) -> Tensor:
     return torch.cat([first, middle + last] if place == 0 else [first + middle, last], dim)
 
 
-def _convolution(weight: Tensor, like: nn.Conv2d) -> PackedConv2d:
+def split(net: nn.Module) -> nn.Module:
+    """Split every `Upsample` inside of `net`, in place, without packing anything; returns `net`."""
+    for name, child in net.named_children():
+        setattr(net, name, SplitUpsample(child.conv) if isinstance(child, Upsample) else split(child))
+    return net
+
+
+def _convolution(weight: Tensor, like: nn.Conv2d) -> nn.Conv2d:
     made = nn.Conv2d(like.in_channels, like.out_channels, 2, padding=1, bias=like.bias is not None, device="meta")
     made.weight, made.bias = nn.Parameter(weight.to(like.weight.dtype), requires_grad=False), like.bias
-    return PackedConv2d(made)
+    return made

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from autoencoder.strips import decode_in_strips
 from ldm.build import Model
 from ldm.core.memory import held_at_most, lacks_memory, resident
 from ldm.core.packed import can_pack, reducible
-from ldm.core.upsample import Upsample
+from ldm.core.upsample import Upsample, split
 from ldm.core.winograd import transformed_bytes
 from ldm.inference.placing import Placement
 from ldm.nets.attention import use_attention
@@ -20,9 +21,10 @@ from ldm.nets.attention_backends import kernel
 from ldm.nets.cond import Cond
 from ldm.nets.unet import UNet
 
+Net = TypeVar("Net", bound=nn.Module)
 WORDS = 77  # tokens that cross-attention reads, or about as many
 LARGE_WEIGHTS, LARGE_PICTURES = 500_000_000, 2**20  # bytes, pixels: from these on it is worth a second to tell the need
-HEAP = 2  # what a CPU's heap and its kernels take for one byte of living tensors
+HEAP = 1.4  # what a CPU's heap and its kernels take for one byte of living tensors
 LATE = 35_000_000  # bytes of libraries and tables that come with the first step
 
 
@@ -78,7 +80,7 @@ def estimate(model: Model, how: Placement, *, batch: int, height: int, width: in
     loaded = _bytes(model.denoise) + _bytes(model.codec) + weights["text"]
     weight = max(loaded, held)  # they came in float32, and the heap keeps what narrowing them frees
     weight += _transformed(model) if how.dtype == torch.float32 and can_pack(how.device, how.dtype) else 0
-    return Need(LATE + max(0, resident() - loaded), weight, HEAP * network, HEAP * decoder)
+    return Need(LATE + max(0, resident() - loaded), weight, int(HEAP * network), int(HEAP * decoder))
 
 
 def worth_telling(model: Model, *, batch: int, height: int, width: int) -> bool:
@@ -108,7 +110,7 @@ def advised() -> Iterator[None]:
 def _network(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
     spec = model.config.net
     with torch.device("meta"):
-        net = UNet(spec).to(how.dtype).to(memory_format=torch.channels_last)
+        net = _as_run(UNet(spec), how)
         x, ones = torch.empty(shape[0], spec.in_channels, *shape[2:], dtype=how.dtype), torch.empty(shape[0])
         cond = Cond(
             torch.empty(shape[0], WORDS, spec.context_dim, dtype=how.dtype),
@@ -121,12 +123,20 @@ def _network(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
         return held_at_most(lambda: net(x, ones, cond))
 
 
+def _as_run(net: Net, how: Placement) -> Net:
+    """A network without weights, as `placed` would have it."""
+    net = net.to(how.dtype).to(memory_format=torch.channels_last)
+    if can_pack(how.device, how.dtype):
+        split(net)
+    return net
+
+
 def _decoder(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
     spec = getattr(getattr(model.codec, "autoencoder", None), "spec", None)
     if not isinstance(spec, AutoencoderSpec):
         return 0
     with torch.device("meta"):
-        twin = Autoencoder(spec).to(how.dtype).to(memory_format=torch.channels_last)
+        twin = _as_run(Autoencoder(spec), how)
         z = torch.empty(shape, dtype=how.dtype)
         return held_at_most(lambda: decode_in_strips(twin, z) if how.tile else twin.decode(z))
 
