@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoencoder.build import latents_hash
 from ldm.build import Model, build_codec, build_denoiser, build_guess, latents_name
@@ -55,7 +55,7 @@ def load_model(path: str | Path) -> Model:
     model = Model(config, denoise, config.schedule, codec, text, guess, name, bundle.sha256, folder, vocabulary)
     stored = model.stored()
     try:
-        stored.load_state_dict({_module_name(name): w for name, w in unpack(bundle.weights).items()})
+        _fill(stored, {_module_name(name): weight for name, weight in bundle.weights.items()})
     except (RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[-1].strip()
         raise BundleError(f"{folder / LDM}: the tensors do not fit the configuration ({first})") from error
@@ -148,6 +148,20 @@ def _narrow(weights: dict[str, Tensor], storage: str) -> dict[str, Tensor]:
 def _bundle_name(name: str) -> str:
     """A tensor of `Model.stored()` as its bundle names it: the U-Net's bare."""
     return name.removeprefix("net.")
+
+
+def _fill(stored: nn.ModuleDict, weights: dict[str, Tensor]) -> None:
+    """Unpack and load one part after the other, for what is unpacked is as large as the part itself.
+
+    Raises:
+        RuntimeError, ValueError: the weights are not those of the parts.
+    """
+    left = dict(weights)
+    for part, module in stored.items():
+        own = [name for name in left if name.startswith(f"{part}.")]
+        module.load_state_dict(unpack({name.removeprefix(f"{part}."): left.pop(name) for name in own}))
+    if left:
+        raise ValueError(f"{min(left)} belongs to no part of it")
 
 
 def _module_name(name: str) -> str:

@@ -25,7 +25,7 @@ Backend = Literal["auto", "sdpa", "xformers", "plain"]
 # fused kernel takes a fifth of a training step at 8x8 latents, the plain products a small part of that.
 SHORT = 64 * 128
 SCORES = 2**24  # that `plain` holds at a time: 64 MB in float32
-BLOCK = 2**20  # and on a CPU, where they are to stay in a core's cache: 2 MB in bfloat16
+BLOCK = 2**20  # and for each thread of a CPU, where they are to stay in a core's cache: 2 MB in bfloat16
 LANES = 16  # a CPU's product with 40 columns takes 1.35 times as long as one with 48
 ROUNDS_ONCE = ("cpu", "cuda")  # devices whose softmax of narrow numbers is computed in float32 and then rounded
 WIDEST = 256  # channels per head up to which CUDA has fused kernels
@@ -49,7 +49,7 @@ def plain(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
     Source: Vaswani et al. 2017 (arXiv:1706.03762) Eq. 1.
     """
     (b, n, heads, d), m = q.shape, k.shape[1]
-    held = BLOCK if q.device.type == "cpu" else SCORES
+    held = min(SCORES, BLOCK * torch.get_num_threads()) if q.device.type == "cpu" else SCORES
     pairs, rows = max(1, held // (n * m)), max(1, held // m)  # of picture and head; queries
     q, k, v = ((q * q.shape[-1] ** -0.5).transpose(1, 2), k.permute(0, 2, 3, 1), v.transpose(1, 2))
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
