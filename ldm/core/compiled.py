@@ -8,7 +8,8 @@ import os
 import shlex
 import shutil
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -18,26 +19,48 @@ COMPILER = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")  # that
 
 
 def missing_compiler(device: torch.device) -> str:
-    """What compiling for `device` needs and this machine lacks; "": nothing."""
+    """What compiling for `device` needs and this machine lacks; "": nothing that can be seen."""
     if device.type == "cuda":
-        return "" if find_spec("triton") is not None else "triton"
+        if find_spec("triton") is None:
+            return "triton"
+        there = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")  # with which triton builds
+        return "" if there else "a C compiler (gcc or clang)"
     named = shlex.split(os.environ.get("CXX", ""))
     if named:
         return "" if shutil.which(named[0]) else f"the C++ compiler that CXX names, {named[0]},"
     return "" if shutil.which(COMPILER) else f"a C++ compiler ({COMPILER}, or another that CXX names)"
 
 
-def compile_for_steps(net: nn.Module) -> None:
-    """Let `net` run compiled within `compiled`, and as it is elsewhere, until `compile_no_more`."""
-    net.compile()
-    torch.compiler.set_stance("force_eager")
+def cannot_compile(device: torch.device) -> str:
+    """Why nothing can be compiled for `device` here, in words; "": a small function was. Takes seconds."""
+    if device.type not in ("cpu", "cuda"):
+        return f"PyTorch does not compile for {device.type} yet"
+    if missing := missing_compiler(device):
+        return f"{missing} is not on this machine"
+    try:
+        torch.compile(lambda x: (x * x).sum())(torch.ones(64, device=device, requires_grad=True)).backward()
+    except Exception as error:  # of a compiler, a linker, a driver: each has its own
+        return f"this machine cannot ({(str(error).strip().splitlines() or [type(error).__name__])[0]})"
+    return ""
 
 
-def compiled() -> AbstractContextManager[None]:
-    """Where what was compiled runs compiled."""
-    return torch.compiler.set_stance("default")
+class CompiledSteps:
+    """A network that runs compiled within a block, and as it is elsewhere.
 
+    Args:
+        net: its shapes are compiled when they are first met, within a block.
+    """
 
-def compile_no_more() -> None:
-    """Take back what `compile_for_steps` set for the process."""
-    torch.compiler.set_stance("default")
+    def __init__(self, net: nn.Module):
+        self._net = net
+        net.compile()
+        self._call, net._compiled_call_impl = net._compiled_call_impl, None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Compiled within."""
+        self._net._compiled_call_impl = self._call
+        try:
+            yield
+        finally:
+            self._net._compiled_call_impl = None

@@ -157,7 +157,8 @@ class PackedConv2d(nn.Module):
 
     def _reduced(self, x: Tensor) -> bool:
         filters, channels = self.weight.shape[:2]
-        return self.reduces and not torch.compiler.is_compiling() and fits(channels, filters, *x.shape[-2:])
+        narrower = torch.is_autocast_enabled("cpu")  # its products would not be in float32
+        return self.reduces and not narrower and fits(channels, filters, *x.shape[-2:])
 
     def _with_fewer_products(self, x: Tensor) -> Tensor:
         if self._winograd is None:  # only layers that see many pixels grow
@@ -181,11 +182,11 @@ class PackedPointwise(nn.Module):
         self.linear = PackedLinear(layer.weight.flatten(1), layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution and the bias, channels-last."""
+        """(b, c, h, w) -> (b, k, h, w), channels-last: the convolution and the bias."""
         return self.linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """The result and a residual of its shape."""
+        """(b, c, h, w) -> (b, k, h, w): the result and a residual of its shape."""
         return self.linear.plus(x.permute(0, 2, 3, 1), residual.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 

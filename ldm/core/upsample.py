@@ -30,7 +30,7 @@ class Upsample(nn.Module):
 
     def packed(self) -> nn.Module:
         """The same function for a CPU; a convolution that something was added to keeps it."""
-        return pack(SplitUpsample(self.conv)) if type(self.conv) is nn.Conv2d else self
+        return pack(SplitUpsample(self.conv)) if type(self.conv) is nn.Conv2d else pack(self)
 
 
 class SplitUpsample(nn.Module):

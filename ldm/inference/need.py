@@ -79,7 +79,7 @@ def estimate(model: Model, how: Placement, *, batch: int, height: int, width: in
         return Need(0, held, network, decoder)
     loaded = _bytes(model.denoise) + _bytes(model.codec) + weights["text"]
     weight = max(loaded, held)  # they came in float32, and the heap keeps what narrowing them frees
-    weight += _transformed(model) if how.dtype == torch.float32 and can_pack(how.device, how.dtype) else 0
+    weight += _beside(model, how) if can_pack(how.device, how.dtype) else 0
     return Need(LATE + max(0, resident() - loaded), weight, int(HEAP * network), int(HEAP * decoder))
 
 
@@ -110,7 +110,7 @@ def advised() -> Iterator[None]:
 def _network(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
     spec = model.config.net
     with torch.device("meta"):
-        net = _as_run(UNet(spec), how)
+        net = _as_run(UNet(spec), how, packed=not how.compile)
         x, ones = torch.empty(shape[0], spec.in_channels, *shape[2:], dtype=how.dtype), torch.empty(shape[0])
         cond = Cond(
             torch.empty(shape[0], WORDS, spec.context_dim, dtype=how.dtype),
@@ -123,10 +123,10 @@ def _network(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
         return held_at_most(lambda: net(x, ones, cond))
 
 
-def _as_run(net: Net, how: Placement) -> Net:
+def _as_run(net: Net, how: Placement, packed: bool = True) -> Net:
     """A network without weights, as `placed` would have it."""
     net = net.to(how.dtype).to(memory_format=torch.channels_last)
-    if can_pack(how.device, how.dtype):
+    if packed and can_pack(how.device, how.dtype):
         split(net)
     return net
 
@@ -141,15 +141,16 @@ def _decoder(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
         return held_at_most(lambda: decode_in_strips(twin, z) if how.tile else twin.decode(z))
 
 
-def _transformed(model: Model) -> int:
-    """What the second weights of convolutions take (`ldm.core.winograd`), where they see enough pixels."""
-    layers = [layer for part in (model.denoise, model.codec) for layer in part.modules()]
-    others = [layer.conv for layer in layers if isinstance(layer, Upsample)]
-    return sum(
-        transformed_bytes(layer.in_channels, layer.out_channels)
-        for layer in layers
-        if isinstance(layer, nn.Conv2d) and reducible(layer) and layer not in others
-    )
+def _beside(model: Model, how: Placement) -> int:
+    """What packed layers hold at most beside their weights: sums of them, and for many pixels in float32 transforms."""
+    parts = (model.codec,) if how.compile else (model.denoise, model.codec)
+    layers = [layer for part in parts for layer in part.modules()]
+    doubling = [layer.conv for layer in layers if isinstance(layer, Upsample)]
+    found = sum(16 * conv.in_channels * conv.out_channels * how.dtype.itemsize for conv in doubling)
+    if how.dtype != torch.float32:
+        return found
+    usual = [x for x in layers if isinstance(x, nn.Conv2d) and reducible(x) and x not in doubling]
+    return found + sum(transformed_bytes(layer.in_channels, layer.out_channels) for layer in usual)
 
 
 def _bytes(part: nn.Module, dtype: torch.dtype | None = None) -> int:

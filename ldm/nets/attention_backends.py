@@ -49,7 +49,7 @@ def plain(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
     Source: Vaswani et al. 2017 (arXiv:1706.03762) Eq. 1.
     """
     (b, n, heads, d), m = q.shape, k.shape[1]
-    held = min(SCORES, BLOCK * torch.get_num_threads()) if q.device.type == "cpu" else SCORES
+    held = _held(q.device)
     pairs, rows = max(1, held // (n * m)), max(1, held // m)  # of picture and head; queries
     q, k, v = ((q * q.shape[-1] ** -0.5).transpose(1, 2), k.permute(0, 2, 3, 1), v.transpose(1, 2))
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
@@ -61,6 +61,13 @@ def plain(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
         without = None if hidden is None else hidden[some]
         parts.append(_joined([_products(x, k[some], v[some], without) for x in q[some].split(rows, dim=1)], 1))
     return _joined(parts, 0)[..., :d].unflatten(0, (b, heads)).transpose(1, 2)
+
+
+def _held(device: torch.device) -> int:
+    """Scores at a time; compiled, one block is one operation, and the number of threads cannot be asked."""
+    if device.type != "cpu" or torch.compiler.is_compiling():
+        return SCORES
+    return min(SCORES, BLOCK * torch.get_num_threads())
 
 
 def _products(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
@@ -96,8 +103,10 @@ def _pays(q: Heads, k: Keys) -> bool:
     """
     if torch.is_grad_enabled() and q.requires_grad:
         return q.shape[1] * k.shape[1] > SHORT
+    if torch.compiler.is_compiling():  # it would write out every block, and what follows breaks its graph
+        return True
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
-    return not slow or narrow("cpu") != torch.bfloat16 or torch.compiler.is_compiling()
+    return not slow or narrow("cpu") != torch.bfloat16
 
 
 def fused(device: str, dtype: torch.dtype, head_channels: int) -> bool:

@@ -64,7 +64,7 @@ class Vocabulary:
             for style, there in zip(self.styles, shown, strict=True)
             if there
         ]
-        for i, words in enumerate(said[:: 4 if self.grounds else len(said) + 1]):
+        for i, words in enumerate(said[::4] if self.grounds else []):
             words.append(self.grounds[i % len(self.grounds)])
         return [", ".join(words) for words in said]
 

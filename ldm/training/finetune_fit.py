@@ -144,7 +144,7 @@ def _prior(config: FinetuneConfig, model: Model, captions: list[str], out: Path)
     if config.kept is None:
         return None
     if world().first:
-        known = [] if model.vocabulary is None else model.vocabulary.captions()
+        known = model.vocabulary.captions() if model.vocabulary and config.kept.captions is None else []
         wanted = prompts(config.kept, captions, config.subject, known, config.seed)
         draw_prior(model, config.kept, wanted, config.seed, out)
     world().wait()

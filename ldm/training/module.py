@@ -1,6 +1,8 @@
 """Stage 2 as a Lightning module: wires data, denoiser and loss, and owns no maths."""
 
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from ldm.build import Model
-from ldm.core.compiled import compile_for_steps, compile_no_more, compiled, missing_compiler
+from ldm.core.compiled import CompiledSteps, cannot_compile
 from ldm.core.distributed import world
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
@@ -75,6 +77,7 @@ class LatentDiffusion(lightning.LightningModule):
             null = cacheable(model, [""])
         self._null = null.map(lambda tensor: tensor.clone())
         self._seen: tuple[Tensor, Tensor] | None = None  # losses and times of the last step
+        self._compiled: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def configure_model(self) -> None:
         """Share out the weights, where the strategy is to."""
@@ -89,25 +92,22 @@ class LatentDiffusion(lightning.LightningModule):
             lay_out(optimizer)
 
     def on_fit_start(self) -> None:
-        """Compile the U-Net, where that is asked for and can be."""
-        if self.model.config.compile:
-            missing = missing_compiler(self.device)
-            if not missing:
-                compile_for_steps(self.denoise.net)
-            elif world().first:
-                print(f"compile: {missing} is not on this machine; training goes on without", file=sys.stderr)
-
-    def teardown(self, stage: str) -> None:
-        """What the process computes next is its own affair."""
-        if self.model.config.compile:
-            compile_no_more()
+        """Compile the U-Net for the steps, where that is asked for and can be."""
+        if not self.model.config.compile:
+            return
+        shared_out = "weights that are shared out are gathered layer by layer, which is not compiled"
+        why = shared_out if self.device_mesh is not None else cannot_compile(self.device)
+        if not why:
+            self._compiled = CompiledSteps(self.denoise.net)
+        elif world().first:
+            print(f"compile: {why}; training goes on without", file=sys.stderr)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The weighted denoising loss of one noisy copy of every latent of the batch."""
         config = self.model.config
         here = world()
         noise = NoiseStream.of_batch(fold(config.seed, "train", self.global_step), here.rank, here.size)
-        with compiled():
+        with self._compiled():
             per_image, t = self.loss(batch, noise, dropped=config.data.drop_caption)
         loss = per_image.mean()
         self._seen = per_image.detach(), t

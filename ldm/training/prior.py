@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image as PilImage
+
 from ldm.build import Model
 from ldm.core.bundle import write_atomically
 from ldm.core.images import save_png
@@ -42,7 +44,9 @@ class PriorSpec:
         if not 0 < self.share < 1:
             raise ValueError(f"prior.share: {self.share} is not in (0, 1); it is a share of the batch")
         if self.pictures < 1 or self.captions == ():
-            raise ValueError("prior: at least 1 picture, and captions of 1 or null; or set prior to null")
+            raise ValueError(
+                "prior: at least 1 picture, and 1 caption or null for the model's own; or set prior to null"
+            )
 
     def rows(self, batch: int) -> int:
         """Rows of a batch that go over the prior's pictures: at least one, and not all."""
@@ -60,6 +64,9 @@ def prompts(
         subject: as in `Wording`.
         known: captions of what the model was trained on, where it tells.
         seed: of which of them are taken.
+
+    Returns:
+        One prompt for each of `spec.pictures`.
     """
     if spec.captions is None and known:
         shuffled = random.Random(fold(seed, "known")).sample(known, len(known))
@@ -70,7 +77,9 @@ def prompts(
 
 
 def draw_prior(model: Model, spec: PriorSpec, wanted: Sequence[str], seed: int, out: Path) -> Path:
-    """Draw one picture for each prompt into a folder with metadata; what an interrupted call drew is not drawn again.
+    """Draw one picture for each prompt into a folder with metadata.
+
+    What an interrupted call drew of the same prompts is not drawn again.
 
     Raises:
         OSError: the folder cannot be written.
@@ -78,7 +87,7 @@ def draw_prior(model: Model, spec: PriorSpec, wanted: Sequence[str], seed: int, 
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{i:05}.png" for i in range(len(wanted))]
-    left = [i for i, name in enumerate(names) if not (folder / name).is_file()]
+    left = [i for i, name in enumerate(names) if _prompt_of(folder / name) != wanted[i]]
     for start in range(0, len(left), AT_ONCE):
         rows = left[start : start + AT_ONCE]
         seeds = tuple(fold(seed, "prior", i) for i in rows)
@@ -88,6 +97,13 @@ def draw_prior(model: Model, spec: PriorSpec, wanted: Sequence[str], seed: int, 
     lines = [json.dumps({"file_name": n, "caption": c}) + "\n" for n, c in zip(names, wanted, strict=True)]
     write_atomically(folder / "metadata.jsonl", "".join(lines).encode())
     return folder
+
+
+def _prompt_of(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with PilImage.open(path) as picture:
+        return json.loads(picture.info.get("ldm", "{}")).get("prompt")
 
 
 class TwoSets:

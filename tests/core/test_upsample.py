@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ldm.core.packed import can_pack, pack
+from ldm.core.packed import PackedConv2d, can_pack, pack
 from ldm.core.upsample import SplitUpsample, Upsample, split
 
 CPU = torch.device("cpu")
@@ -46,4 +46,4 @@ def test_without_packing_it_can_be_split_anywhere():
 def test_a_convolution_that_something_was_added_to_keeps_it():
     layer = Upsample(4)
     layer.conv = nn.Sequential(layer.conv, nn.Identity())  # as an adapter puts itself around it
-    assert layer.packed() is layer
+    assert layer.packed() is layer and isinstance(layer.conv[0], PackedConv2d)

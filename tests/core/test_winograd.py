@@ -41,6 +41,9 @@ def test_a_packed_layer_takes_it_in_float32_alone(bias):
     torch.testing.assert_close(packed(x), layer(x), atol=2e-5, rtol=0)
     torch.testing.assert_close(packed.plus(x, x), layer(x) + x, atol=2e-5, rtol=0)
     assert packed._winograd is not None
+    with torch.autocast("cpu", torch.bfloat16):  # whose products would be in bfloat16
+        torch.testing.assert_close(packed(x), layer.double()(x.double()).float(), atol=2e-5, rtol=0)
+    layer.float()
     small = PackedConv2d(layer)
     small(x[..., :8, :8])
     strided = PackedConv2d(nn.Conv2d(64, 64, 3, padding=1, stride=2))

@@ -219,6 +219,8 @@ def test_compiles_to_one_graph(recompute, without_shape_checks):
     net, (x, c_noise, cond) = net_of(replace(SPEC, checkpoint=recompute)), inputs()
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x, c_noise, cond), net(x, c_noise, cond))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as it draws
+        torch.testing.assert_close(compiled(x, c_noise, cond), net(x, c_noise, cond), atol=0.05, rtol=0.05)
 
 
 def test_trains_on_the_meta_device():

@@ -1,5 +1,7 @@
 """What a guess reads phrases as that it was not trained on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -127,3 +129,11 @@ def test_what_is_not_said_is_not_told(text, vocabulary):
     state = text(["fox"]).pooled[0]
     assert vocabulary.taken_for(state, "fox", "") == (None, None)
     assert vocabulary.taken_for(state, "fox", "crayon, on red") == (None, "oil, on red")
+
+
+def test_it_tells_the_captions_of_training(vocabulary):
+    said = vocabulary.captions()
+    assert len(said) == len(set(said)) == vocabulary.shown.sum()
+    assert said[:2] == ["fox, flat, on red", "fox, flat ink"] and "whale, flat ink" not in " ".join(said)
+    assert sum("on red" in caption for caption in said) == -(-len(said) // 4)
+    assert replace(vocabulary, grounds=()).captions()[0] == "fox, flat"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ldm.core import command
+from ldm.core.compiled import CompiledSteps, cannot_compile
 from ldm.training import module
 
 SHORT = ("precision=32-true", "optim.steps=2", "optim.warmup=0", "optim.decay=0", "validate_every=1", "save_every=2")
@@ -42,7 +43,7 @@ def test_the_steps_of_training_are_compiled_and_nothing_else(weights, monkeypatc
 
         return run
 
-    monkeypatch.setattr(module, "missing_compiler", lambda device: "")
+    monkeypatch.setattr(module, "cannot_compile", lambda device: "")
     in_place = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda net: in_place(net, backend=as_it_is, fullgraph=True))
     compiled, plain = weights("compiled", "compile=true"), weights("plain")
@@ -52,6 +53,27 @@ def test_the_steps_of_training_are_compiled_and_nothing_else(weights, monkeypatc
 
 
 def test_without_a_compiler_training_says_so_and_goes_on(weights, monkeypatch, capsys):
-    monkeypatch.setattr(module, "missing_compiler", lambda device: "a C++ compiler")
+    monkeypatch.setattr(module, "cannot_compile", lambda device: "a C++ compiler is not on this machine")
     assert weights("run", "compile=true")
     assert "compile: a C++ compiler is not on this machine; training goes on without" in capsys.readouterr().err
+
+
+def test_what_is_lacking_is_said(monkeypatch, tmp_path):
+    assert "does not compile for mps" in cannot_compile(torch.device("mps"))
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    assert "that CXX names" in cannot_compile(torch.device("cpu"))
+    monkeypatch.setenv("CXX", sys.executable)  # there, but no compiler
+
+    def fail(function):
+        raise RuntimeError("Python.h: no such file\nand a long log")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    assert cannot_compile(torch.device("cpu")) == "this machine cannot (Python.h: no such file)"
+
+
+def test_an_error_in_a_step_leaves_the_network_as_it_is(without_shape_checks):
+    net = nn.Linear(2, 2)
+    block = CompiledSteps(net)
+    with pytest.raises(KeyError), block():
+        raise KeyError
+    assert net._compiled_call_impl is None

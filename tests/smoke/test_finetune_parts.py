@@ -20,7 +20,7 @@ from ldm.nets.lora import Lora, merged
 from ldm.training.datamodule import cacheable
 from ldm.training.lora import LoraSpec, inject, trained, without_adapters
 from ldm.training.module import Kept, LatentDiffusion
-from ldm.training.prior import PriorSpec, TwoSets, prompts
+from ldm.training.prior import PriorSpec, TwoSets, draw_prior, prompts
 from ldm.training.textual_inversion import WordSpec, add_word
 from ldm.training.wording import Wording
 
@@ -129,6 +129,24 @@ def test_captions_in_the_words_of_a_run():
         Wording(template="{caption")
     with pytest.raises(ValueError, match="prior.share"):
         PriorSpec(share=1.0)
+
+
+def test_a_prior_shows_what_the_model_knows():
+    known = [f"thing {i}, flat" for i in range(9)]
+    spec = PriorSpec(pictures=12)
+    wanted = prompts(spec, ["cat"], "pet", known, seed=1)
+    assert wanted == prompts(spec, ["dog"], "pet", known, seed=1) and wanted[:3] == wanted[9:]
+    assert set(wanted) == set(known) and wanted != prompts(spec, ["cat"], "pet", known, seed=2)
+    assert prompts(spec, ["cat"], "pet") == ["cat"] * 12
+
+
+def test_pictures_of_a_prior_are_those_of_its_prompts(model, tmp_path):
+    spec = PriorSpec(pictures=2, steps=1)
+    folder = draw_prior(model, spec, ["a", "b"], 0, tmp_path)
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.glob("*.png")}
+    draw_prior(model, spec, ["a", "c"], 0, tmp_path)
+    after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.glob("*.png")}
+    assert after["00000.png"] == before["00000.png"] and after["00001.png"][1] != before["00001.png"][1]
 
 
 def test_the_style_of_a_picture_is_that_of_most_of_its_neighbours():
