@@ -1,6 +1,5 @@
 """Stage 2 as a Lightning module: wires data, denoiser and loss, and owns no maths."""
 
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -97,10 +96,10 @@ class LatentDiffusion(lightning.LightningModule):
             return
         shared_out = "weights that are shared out are gathered layer by layer, which is not compiled"
         why = shared_out if self.device_mesh is not None else cannot_compile(self.device)
-        if not why:
+        if why:
+            self.print(f"compile: {why}; training goes on without")
+        else:
             self._compiled = CompiledSteps(self.denoise.net)
-        elif world().first:
-            print(f"compile: {why}; training goes on without", file=sys.stderr)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The weighted denoising loss of one noisy copy of every latent of the batch."""

@@ -55,7 +55,7 @@ def test_the_steps_of_training_are_compiled_and_nothing_else(weights, monkeypatc
 def test_without_a_compiler_training_says_so_and_goes_on(weights, monkeypatch, capsys):
     monkeypatch.setattr(module, "cannot_compile", lambda device: "a C++ compiler is not on this machine")
     assert weights("run", "compile=true")
-    assert "compile: a C++ compiler is not on this machine; training goes on without" in capsys.readouterr().err
+    assert "compile: a C++ compiler is not on this machine; training goes on without" in capsys.readouterr().out
 
 
 def test_what_is_lacking_is_said(monkeypatch, tmp_path):
