@@ -55,11 +55,12 @@ def plain(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     v = F.pad(v, (0, -d % LANES)) if q.device.type == "cpu" and d > LANES else v
     hidden = None if mask is None else ~mask.repeat_interleave(heads, 0)[:, None, :]
+    buffer = q.new_empty(min(pairs, len(q)), min(rows, n), m) if _reusable(q, k, v) else None
     parts = []
     for at in range(0, b * heads, pairs):
         some = slice(at, at + pairs)
         without = None if hidden is None else hidden[some]
-        parts.append(_joined([_products(x, k[some], v[some], without) for x in q[some].split(rows, dim=1)], 1))
+        parts.append(_joined([_products(x, k[some], v[some], without, buffer) for x in q[some].split(rows, dim=1)], 1))
     return _joined(parts, 0)[..., :d].unflatten(0, (b, heads)).transpose(1, 2)
 
 
@@ -70,7 +71,19 @@ def _held(device: torch.device) -> int:
     return min(SCORES, BLOCK * torch.get_num_threads())
 
 
-def _products(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
+def _reusable(*tensors: Tensor) -> bool:
+    """Whether one block of scores may be written over another: on a CPU, where no gradient will ask for them."""
+    if tensors[0].device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+
+
+def _products(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None, buffer: Tensor | None) -> Tensor:
+    if buffer is not None:
+        scores = torch.bmm(q, keys, out=buffer[: len(q), : q.shape[1]])
+        if hidden is not None:
+            scores.masked_fill_(hidden, float("-inf"))
+        return torch.softmax(scores, -1, out=scores) @ values
     scores = q @ keys
     if hidden is not None:
         scores = scores.masked_fill(hidden, float("-inf"))
