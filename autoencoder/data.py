@@ -4,7 +4,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from autoencoder.config import AutoencoderConfig
 from ldm.core.distributed import world
-from ldm.data.folder import FolderSpec, ImageFolder, Sample, report
+from ldm.data.folder import FolderSpec, ImageFolder, Sample, left_out
 from ldm.data.position import DrawSampler, ResumableSampler
 
 
@@ -18,7 +18,7 @@ def train_loader(config: AutoencoderConfig, steps_done: int) -> DataLoader[Sampl
     folder = ImageFolder(FolderSpec(path=data.train, size=data.size))
     if here.first:
         for line in folder.faults:
-            report("left out: %s", line)
+            left_out(line)
     start = steps_done * data.batch
     order = ResumableSampler(len(folder), config.seed, start, rank=here.rank, world=here.size)
     return DataLoader(folder, here.share(data.batch), sampler=DrawSampler(order), num_workers=data.workers)

@@ -40,17 +40,20 @@ from ldm.training.module import LatentDiffusion
 
 ROOT = Path(__file__).resolve().parent.parent
 TURN = 20.0  # seconds
+TOWER = "text={kind: clip, width: 384, layers: 4, heads: 6, max_tokens: 24, pooled: true, trainable: true}"
 VARIANTS: list[tuple[str, list[str]]] = [
     ("the recipe", []),
     ("batch 16", ["data.batch=16"]),
     ("batch 64", ["data.batch=64"]),
-    ("lr 5e-4", ["optim.lr=5e-4"]),
+    ("average over 100 steps", ["optim.ema=0.99"]),
+    ("lr 3e-4", ["optim.lr=3e-4"]),
+    ("beta2 0.999", ["optim.betas=[0.9, 0.999]"]),
     ("min-SNR 5", ["loss={kind: min_snr, gamma: 5.0}"]),
-    ("wide, shallow", ["net.channels=160", "net.blocks=[1, 1]", "net.norm_groups=32"]),
+    ("wide, shallow", ["net.channels=160", "net.blocks=[1, 1]", "net.head_channels=80"]),
     ("narrow, deep", ["net.channels=96", "net.blocks=[2, 4]", "net.head_channels=48"]),
-    ("no pooled text", ["net.pooled_dim=0"]),
-    ("no guess", ["guess=null", "net.cond_channels=0"]),
     ("draws, not means", ["data.latents=sample"]),
+    ("no guess", ["guess=null", "net.cond_channels=0"]),
+    ("no guess, CLIP tower from scratch", ["guess=null", "net.cond_channels=0", TOWER]),
 ]
 
 
@@ -141,8 +144,9 @@ def main() -> None:
     if not 0 < options.minutes < math.inf:
         raise ValueError(f"--minutes: {options.minutes}; give a number above 0")
     budget, trials = 60 * options.minutes, []
-    for name, changes in variants(options.variant):
-        trial = begin(name, load(options.config, RunConfig, [*options.set, *changes]))
+    asked = [(name, load(options.config, RunConfig, [*options.set, *to])) for name, to in variants(options.variant)]
+    for name, config in asked:
+        trial = begin(name, config)
         if trial.seconds >= budget:
             raise ValueError(
                 f"--minutes: {options.minutes:g}, but the guess of '{name}' alone took {trial.seconds / 60:.1f}; "

@@ -40,7 +40,8 @@ class DivergenceError(ValueError):
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it, so that a killed run never leaves half of one.
 
-    Each also stays under a name with its step, the last `keep` of them: to go back to one, copy it over `last.ckpt`.
+    Each also stays under a name with its step, the last `keep` of them: to go back to one, remove `last.ckpt` first, and
+    then copy it there. The newest is one file by two names, and a copy over the one would be written into both.
     """
 
     def __init__(self, keep: int = 1):
@@ -192,8 +193,8 @@ def steps_done(out: Path) -> int:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
     except Exception as error:
         raise ValueError(
-            f"{path}: the checkpoint cannot be read ({error}); remove it to start again, or copy "
-            "an older step-*.ckpt over it"
+            f"{path}: the checkpoint cannot be read ({error}); remove it, and the step-*.ckpt of its age, which is the "
+            f"same file; then copy the one before to {LAST}, or start again"
         ) from error
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 from ldm.core.distributed import LostProcessError, World, world
 from ldm.data.ahead import PATIENCE, Ahead
 from ldm.data.caching import named, tell_of_others
-from ldm.data.folder import ImageFolder, report
+from ldm.data.folder import ImageFolder, left_out
 from ldm.data.parts import ROWS, FolderParts, Shown
 from ldm.data.position import BatchOrder
 from ldm.data.record import check_share
@@ -60,7 +60,7 @@ class GrowingCache(Dataset[Batch]):
             if not self.folder.is_dir():
                 tell_of_others(Path(directory), hashes)
             for line in pictures.faults:
-                report("left out: %s", line)
+                left_out(line)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def __len__(self) -> int:
@@ -120,7 +120,7 @@ class GrowingCache(Dataset[Batch]):
             if number not in self._left_out:
                 self._left_out[number] = found.left_out
                 for line in found.left_out if here.first else ():
-                    report("left out: %s", line)
+                    left_out(line)
             faults = [line for lines in self._left_out.values() for line in lines]
             check_share(self._pictures.spec.path, len(self._pictures) - len(faults), faults)
             if found.rows:

@@ -27,6 +27,15 @@ from ldm.data.variety import Variety
 
 CONTAINERS = ("*.parquet", "*/*.parquet", "*.tar")  # looked for in a folder
 report = logging.getLogger(__name__).warning  # to stderr, one line for each fault, unless an application says otherwise
+named_already: set[str] = set()  # what cannot be used, as far as this process said it
+
+
+def left_out(fault: object) -> None:
+    """Report what cannot be used: once, however many data sets of one process it is part of."""
+    line = str(fault)
+    if line not in named_already:
+        named_already.add(line)
+        report("left out: %s", line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +187,7 @@ class ImageFolder(Dataset[Sample]):
     def _name(self, index: int, error: ValueError) -> None:
         if not self._named[index]:
             self._named[index] = True
-            report("left out: %s", error)
+            left_out(error)
 
     def _size(self, index: int) -> Size:
         return self.spec.sizes[0] if self.spec.unit is None else self.spec.sizes[int(self.buckets[index])]

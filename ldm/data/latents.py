@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, default_collate
 
 from ldm.core.distributed import world
 from ldm.data.caching import build
-from ldm.data.folder import FolderSpec, ImageFolder, report
+from ldm.data.folder import FolderSpec, ImageFolder, left_out
 from ldm.data.parts import FolderParts, PipeParts
 from ldm.data.shards import CAPTION, LOW, MEAN, PICTURE, Batch, Encoders, Shards
 
@@ -64,7 +64,7 @@ class LatentCache(Dataset[Batch]):
         self._shapes: list[list[int]] = index["shape"]
         if world().first:
             for line in (*(pictures.faults if isinstance(pictures, ImageFolder) else ()), *index["left_out"]):
-                report("left out: %s", line)
+                left_out(line)
 
     def __len__(self) -> int:
         return self._ends[-1]

@@ -8,6 +8,7 @@ from ldm.config import DataSpec, Encode, RunConfig
 from ldm.core.distributed import TrainerSpec
 from ldm.core.optim import OptimSpec
 from ldm.core.precision import AUTO
+from ldm.data.variety import Flip
 from ldm.training.lora import LoraSpec
 from ldm.training.prior import PriorSpec
 from ldm.training.textual_inversion import WordSpec
@@ -36,9 +37,13 @@ class FinetuneData:
         caption: template of the captions, see `Wording`; without {caption} the pictures need none of their own.
         batch: pictures per step, with those of the prior.
         views: of each picture, as in `DataSpec`.
+        buckets: whether pictures keep their shape, as in `DataSpec`; not with a prior, whose pictures are squares.
+        flip: whether half of the views are mirrored, as in `DataSpec`.
+        shuffle_tags: whether the parts of a caption change their order, as in `DataSpec`; {token} stays in its place.
         drop_caption: share of captions replaced by the empty one; where there is a prior, of its captions only.
         cache: folder of cached latents and text states.
         encode: when it is filled, as in `DataSpec`.
+        workers: processes that load the batches, as in `DataSpec`.
     """
 
     train: str = ""
@@ -46,9 +51,13 @@ class FinetuneData:
     caption: str = "{caption}, {token}"
     batch: int = 16
     views: int = 1
+    buckets: bool = False
+    flip: Flip = "never"
+    shuffle_tags: bool = False
     drop_caption: float = 0.1
     cache: str = "runs/cache"
     encode: Encode = "auto"
+    workers: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +108,8 @@ class FinetuneConfig:
             raise ValueError('token: textual inversion learns a word, and none is given; e.g. --token "<my-cat>"')
         if isinstance(self.learn, WordSpec) and self.prior is not None:
             raise ValueError("prior: textual inversion leaves the model as it is; set prior to null")
+        if self.data.buckets and self.kept is not None:
+            raise ValueError("data.buckets: the prior's pictures are squares; set it to false, or prior to null")
         self.wording  # noqa: B018 (refuses a template that is none)
 
     @property
@@ -135,9 +146,13 @@ def run_config(config: FinetuneConfig, model: Model) -> RunConfig:
         batch=config.data.batch,
         latents=model.config.data.latents,
         views=config.data.views,
+        buckets=config.data.buckets,
+        flip=config.data.flip,
+        shuffle_tags=config.data.shuffle_tags,
         drop_caption=config.data.drop_caption,
         cache=config.data.cache,
         encode=config.data.encode,
+        workers=config.data.workers,
     )
     return replace(
         model.config,

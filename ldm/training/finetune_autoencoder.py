@@ -9,11 +9,14 @@ from autoencoder.config import AutoencoderConfig
 from autoencoder.fit import fit
 from ldm.core.bundle import load_bundle
 from ldm.core.config_io import from_dict, load
-from ldm.core.distributed import world
+from ldm.core.distributed import join
 from ldm.core.lock import claimed
+from ldm.data.content import content_of
+from ldm.data.folder import FolderSpec, read_listing
 from ldm.model_folder import AUTOENCODER, LDM, load_model
+from ldm.training.one_run import DATA, MODEL, remember, same_content, same_settings
 
-MODEL = "model"
+FOLDER = "model"
 
 
 def finetune_autoencoder(model: Path, data: str, recipe: Path, overrides: Sequence[str], out: Path) -> Path:
@@ -29,23 +32,33 @@ def finetune_autoencoder(model: Path, data: str, recipe: Path, overrides: Sequen
         out: folder of checkpoints, logs and the result.
 
     Raises:
-        ValueError: an option, the model, the data or a checkpoint cannot be used, or training left the finite numbers.
+        ValueError: an option, the model, the data or a checkpoint cannot be used, `out` holds another run, or training
+            left the finite numbers.
         LostProcessError: another process of the run is gone.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     start = load_model(model)
     home = model / start.config.codec.path
-    shape = from_dict(AutoencoderConfig, load_bundle(home).config).model
+    bundle = load_bundle(home)
+    shape = from_dict(AutoencoderConfig, bundle.config).model
     config = load(recipe, AutoencoderConfig, overrides, {"data.train": data})
     known = replace(config.data, size=start.config.data.size, val=config.data.val or (data,))
+    config = replace(config, model=shape, data=known)
+    here = join(config.trainer)
     with claimed(out):
-        bundle = fit(replace(config, model=shape, data=known), out, home)
+        same_settings(config, out)
+        listing = read_listing(FolderSpec(path=data, captions="none"))
+        content = here.told({DATA: content_of(listing), MODEL: bundle.sha256} if here.first else None)
+        same_content(content, out)
+        if here.first:
+            remember(config, content, out)
+        finished = fit(config, out, home)
         if config.learn != "decoder":
-            return bundle
-        if world().first:
-            _write(bundle, model / LDM, out / MODEL)
-        world().wait()  # no process names a folder that is not whole yet
-        return out / MODEL
+            return finished
+        if here.first:
+            _write(finished, model / LDM, out / FOLDER)
+        here.wait()  # no process names a folder that is not whole yet
+        return out / FOLDER
 
 
 def _write(autoencoder: Path, ldm: Path, folder: Path) -> None:

@@ -167,7 +167,7 @@ def _latents(config: FinetuneConfig, model: Model, listing: Listing, held_out: L
     seen = training_latents(model, data.train, data.views, captions=source, word=word, listing=listing)
     if data.val is not None:
         return seen, cached(model, data.val, 1, captions=source, word=word, listing=held_out)
-    if isinstance(seen, GrowingCache):
+    if isinstance(seen, GrowingCache) or seen.mixed:
         few = cached(model, data.train, 1, limit=WATCHED, captions=source, word=word, listing=listing)
         return seen, few
     return seen, Subset(seen, range(0, len(seen), -(-len(seen) // WATCHED)))
@@ -189,13 +189,13 @@ def _kept(config: FinetuneConfig, model: Model, here: World) -> Kept | None:
 
 
 def _loader(config: FinetuneConfig, seen: Any, prior: Any, done: int) -> Iterable[Batch]:
-    batch = config.data.batch
+    batch, workers = config.data.batch, config.data.workers
     if config.kept is None:
-        return train_loader(seen, len(seen), batch, config.seed, done)
+        return train_loader(seen, len(seen), batch, config.seed, done, workers=workers)
     growing = seen if isinstance(seen, GrowingCache) else None
     parts = None if growing is None else growing.parts.rows
     order = TwoSets((len(seen), len(prior)), batch, config.kept.rows(batch), config.seed, parts)
-    return load(ConcatDataset([seen, prior]), order, done, growing)
+    return load(ConcatDataset([seen, prior]), order, done, growing, workers=workers)
 
 
 def _write(config: FinetuneConfig, module: LatentDiffusion, out: Path, here: World) -> Path:

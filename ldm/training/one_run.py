@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autoencoder.config import AutoencoderConfig
 from ldm.core.bundle import write_atomically
 from ldm.core.config_io import dump_yaml, load
 from ldm.training.finetune import FinetuneConfig
@@ -16,9 +17,11 @@ from ldm.training.finetune import FinetuneConfig
 SETTINGS = "config.yaml"
 STARTED_FROM = "started-from.txt"  # lines of a name and its content, by hashes
 DATA, HELD_OUT, MODEL = "data", "data.val", "model"
+FIXED = ("data", "learn", "token", "subject", "prior", "prompts", "model", "loss", "seed")  # where there is such a field
+Config = FinetuneConfig | AutoencoderConfig
 
 
-def same_settings(config: FinetuneConfig, out: Path) -> None:
+def same_settings(config: Config, out: Path) -> None:
     """Length, rate and logs of a run may change, and what does not change its steps.
 
     Raises:
@@ -26,8 +29,8 @@ def same_settings(config: FinetuneConfig, out: Path) -> None:
     """
     if not (out / SETTINGS).is_file():
         return
-    before, placed = load(out / SETTINGS, FinetuneConfig), DATA not in _started_from(out)
-    for name in ("data", "learn", "token", "subject", "prior", "prompts", "seed"):
+    before, placed = load(out / SETTINGS, type(config)), DATA not in _started_from(out)
+    for name in FIXED:
         if _settled(before, name, placed) != _settled(config, name, placed):
             raise _another(out, name)
 
@@ -48,19 +51,25 @@ def same_content(found: Mapping[str, str], out: Path) -> None:
             raise _another(out, name)
 
 
-def remember(config: FinetuneConfig, found: Mapping[str, str], out: Path) -> None:
+def remember(config: Config, found: Mapping[str, str], out: Path) -> None:
     """Write down what the run in `out` is, for `same_settings` and `same_content`."""
     lines = "".join(f"{name} {value}\n" for name, value in found.items())
     write_atomically(out / STARTED_FROM, lines.encode())
     write_atomically(out / SETTINGS, dump_yaml(config).encode())
 
 
-def _settled(config: FinetuneConfig, name: str, placed: bool) -> Any:
+def _settled(config: Config, name: str, placed: bool) -> Any:
     """A field, without what does not change the steps of a run; `placed`: its data are known by their place alone."""
-    if name != "data":
-        return getattr(config, name)
-    data = replace(config.data, cache="")
-    return data if placed else replace(data, train="", val=None if data.val is None else "")
+    match config, name:
+        case FinetuneConfig(data=data), "data":
+            data = replace(data, cache="", workers=0)
+            return data if placed else replace(data, train="", val=None if data.val is None else "")
+        case AutoencoderConfig(data=pictures), "data":
+            pictures = replace(pictures, val=(), workers=0)  # they are only looked at
+            return pictures if placed else replace(pictures, train="")
+        case FinetuneConfig(), "model":
+            return None  # it is known by what it is
+    return getattr(config, name, None)
 
 
 def _started_from(out: Path) -> dict[str, str]:

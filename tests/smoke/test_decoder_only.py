@@ -11,6 +11,7 @@ from autoencoder.build import load_autoencoder
 from autoencoder.config import AutoencoderConfig
 from autoencoder.fit import fit
 from ldm.model_folder import AUTOENCODER, load_model
+from ldm.training.finetune_autoencoder import finetune_autoencoder
 
 
 @pytest.mark.slow
@@ -35,3 +36,20 @@ def test_only_the_decoder_changes_and_stage_2_still_fits(shapes, random_autoenco
 def test_a_decoder_needs_an_encoder_to_keep(tmp_path):
     with pytest.raises(ValueError, match="learn: 'decoder' keeps the encoder of a trained bundle; name it with --init"):
         fit(AutoencoderConfig(learn="decoder"), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_folder_holds_one_run(shapes, model_folder, tmp_path):
+    def tuned(data, *changes):
+        fixed = ("loss.lpips=0", "data.crop=null", "data.batch=4", "optim.steps=1", "validate_every=1")
+        recipe = stages.ROOT / "configs/finetune/autoencoder.yaml"
+        return finetune_autoencoder(model_folder, str(data), recipe, [*fixed, *changes], tmp_path / "run")
+
+    assert load_model(tuned(shapes / "train"))
+    elsewhere = shutil.copytree(shapes / "train", tmp_path / "moved")
+    assert load_model(tuned(elsewhere, "optim.steps=2"))
+    with pytest.raises(ValueError, match="holds a run with another loss;"):
+        tuned(elsewhere, "loss.kl=0.5")
+    shutil.copy(elsewhere / "01.png", elsewhere / "00.png")
+    with pytest.raises(ValueError, match="holds a run with another data;"):
+        tuned(elsewhere)
