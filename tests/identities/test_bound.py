@@ -37,10 +37,10 @@ def test_denoise_term_is_the_divergence_of_the_two_posteriors(logsnr, gap):
     x0, x0_hat, x_t = normals(1, 2, 3), normals(1, 2, 3), normals(1, 2, 3)
     q, p = q_posterior(x0, x_t, s, t), q_posterior(x0_hat, x_t, s, t)
     term = denoise_term(x0, x0_hat, s, t)
-    assert torch.allclose(term, squared(q.mean - p.mean) / (2 * q.var.flatten()), rtol=1e-8)
-    assert torch.allclose(term, denoise_term(x0, x0_hat, s, t, q.var), rtol=1e-10)
+    assert torch.allclose(term, squared(q.mean - p.mean) / (2 * q.var.flatten()), rtol=1e-10, atol=1e-14)
+    assert torch.allclose(term, denoise_term(x0, x0_hat, s, t, q.var), rtol=1e-10, atol=1e-14)
     var = torch.rand(1, 2, 3, dtype=torch.float64) + 0.1
-    assert torch.allclose(denoise_term(x0, x0_hat, s, t, var), kl(q, Gaussian(p.mean, var)), rtol=1e-8)
+    assert torch.allclose(denoise_term(x0, x0_hat, s, t, var), kl(q, Gaussian(p.mean, var)), rtol=1e-10, atol=1e-14)
 
 
 @given(LEVEL, GAP)
@@ -52,10 +52,10 @@ def test_the_forms_of_the_term_agree(logsnr, gap):
     error = {k: squared(target(k, x0, eps, t) - from_x0(k, x0_hat, x_t, t)) for k in ("eps", "v", "score")}
     term = denoise_term(x0, x0_hat, s, t)
     by_snr = 0.5 * (s.exp() - t.exp())
-    assert torch.allclose(term, by_snr * squared(x0 - x0_hat), rtol=1e-11)
-    assert torch.allclose(term, 0.5 * torch.expm1(s - t) * error["eps"], rtol=1e-9)
-    assert torch.allclose(term, by_snr * (-t).sigmoid() * error["v"], rtol=1e-9)
-    assert torch.allclose(term, 0.5 * torch.expm1(s - t) * (-t).sigmoid() * error["score"], rtol=1e-9)
+    assert torch.allclose(term, by_snr * squared(x0 - x0_hat), rtol=1e-11, atol=1e-14)
+    assert torch.allclose(term, 0.5 * torch.expm1(s - t) * error["eps"], rtol=1e-10, atol=1e-14)
+    assert torch.allclose(term, by_snr * (-t).sigmoid() * error["v"], rtol=1e-10, atol=1e-14)
+    assert torch.allclose(term, 0.5 * torch.expm1(s - t) * (-t).sigmoid() * error["score"], rtol=1e-10, atol=1e-14)
 
 
 def test_the_lectures_coefficients_on_every_step_of_the_table():
@@ -70,9 +70,11 @@ def test_the_lectures_coefficients_on_every_step_of_the_table():
     x_t = q_sample(x0, eps, t)
     error = {k: squared(target(k, x0, eps, t) - from_x0(k, x0_hat, x_t, t)) for k in ("x0", "eps", "score")}
     term = denoise_term(x0, x0_hat, s, t)
-    assert torch.allclose(term, bar_s * beta**2 / (1 - bar_t) ** 2 / (2 * var_q) * error["x0"], rtol=1e-10)
-    assert torch.allclose(term, beta**2 / ((1 - bar_t) * (1 - beta)) / (2 * var_q) * error["eps"], rtol=1e-10)
-    assert torch.allclose(term, beta**2 / (1 - beta) / (2 * var_q) * error["score"], rtol=1e-10)
+    assert torch.allclose(term, bar_s * beta**2 / (1 - bar_t) ** 2 / (2 * var_q) * error["x0"], rtol=1e-10, atol=1e-14)
+    assert torch.allclose(
+        term, beta**2 / ((1 - bar_t) * (1 - beta)) / (2 * var_q) * error["eps"], rtol=1e-10, atol=1e-14
+    )
+    assert torch.allclose(term, beta**2 / (1 - beta) / (2 * var_q) * error["score"], rtol=1e-10, atol=1e-14)
 
 
 def test_prior_term_vanishes_at_pure_noise_and_is_small_for_stable_diffusion():
@@ -86,7 +88,7 @@ def test_first_decoder_is_the_likelihood_read_backwards(logsnr):
     x0, eps, first = normals(1, 4), normals(1, 4), level(logsnr)
     recon = recon_term(x0, first_decoder(q_sample(x0, eps, first), first))
     expected = 0.5 * (squared(eps) + 4 * (math.log(2 * math.pi) - first))
-    assert torch.allclose(recon, expected, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(recon, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_a_discretised_decoder_gives_probabilities_that_sum_to_one():

@@ -72,9 +72,9 @@ def test_edm_is_the_published_wrapper_in_other_coordinates(logsnr, sigma_data):
     level = torch.tensor([logsnr], dtype=torch.float64)
     c, sigma, a = EDM(sigma_data=sigma_data)(level), torch.exp(-level / 2), level.sigmoid().sqrt()
     total = sigma**2 + sigma_data**2
-    assert torch.allclose(c.c_in, total.rsqrt() / a, rtol=1e-12)
-    assert torch.allclose(c.c_skip, sigma_data**2 / total / a, rtol=1e-12)
-    assert torch.allclose(c.c_out, sigma * sigma_data * total.rsqrt(), rtol=1e-12)
+    assert torch.allclose(c.c_in, total.rsqrt() / a, rtol=1e-12, atol=1e-14)
+    assert torch.allclose(c.c_skip, sigma_data**2 / total / a, rtol=1e-12, atol=1e-14)
+    assert torch.allclose(c.c_out, sigma * sigma_data * total.rsqrt(), rtol=1e-12, atol=1e-14)
 
 
 def test_edm_asks_a_unit_variance_of_the_network():
