@@ -16,7 +16,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--samples", type=int, help="pictures to measure, drawn at random (default: all)")
     p.add_argument("--steps", type=int, default=0, help="T of the bound; 0 is continuous time")
     p.add_argument("--draws", type=int, default=32, help="levels at which each picture is measured")
-    p.add_argument("--path", type=int, metavar="K", help="the bound on the tuned path of K steps, no level left out")
+    p.add_argument("--path", type=int, metavar="K", help="the bound on a path of K steps, no level left out")
+    p.add_argument("--spacing", default="tuned", choices=["tuned", "even", "quadratic"], help="which one, with --path")
+    p.add_argument("--timesteps", type=int, nargs="+", metavar="T", help="the bound on the path of these timesteps")
+    p.add_argument(
+        "--variance", default="analytic", choices=["analytic", "posterior", "upper"], help="of the steps of a path"
+    )
     p.add_argument("--ode", type=int, metavar="STEPS", help="-log p(z) by the probability flow in this many steps")
     p.add_argument("--probes", type=int, default=1, help="random directions of the flow's divergence")
     p.add_argument("--likelihood", default="laplace", choices=["laplace", "gaussian"], help="p(x|z) of a pixel")

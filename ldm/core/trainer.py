@@ -40,7 +40,7 @@ class DivergenceError(ValueError):
 class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it, so that a killed run never leaves half of one.
 
-    Each also stays under a name with its step, the last `keep` of them: to go back to one, remove `last.ckpt` first, and
+    Each also stays under a name with its step, the last `keep` of them: to go back to one, remove `last.ckpt` and only
     then copy it there. The newest is one file by two names, and a copy over the one would be written into both.
     """
 

@@ -1,7 +1,8 @@
 """What `scripts/likelihood.py` does with its options: bits per dimension by term, or which caption fits."""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,15 +13,16 @@ from ldm.core.shapes import Image
 from ldm.denoiser import Denoiser, bind
 from ldm.evaluation.bpd import PictureBound, StageOne, bits_rows, estimated_terms, flow_terms, joined, stage_one
 from ldm.evaluation.encoded import Encoded, Pictures, encoded, read_pictures
-from ldm.evaluation.paths import level_errors, nodes_of, path_terms
+from ldm.evaluation.paths import Variance, level_errors, nodes_of, path_terms
 from ldm.evaluation.pixels import PixelLikelihood, measured_scale
 from ldm.evaluation.table import as_table
 from ldm.evaluation.which_caption import which_caption
 from ldm.model_folder import load_model
 from ldm.process.elbo import ElboTerms
 from ldm.process.grid import uniform_logsnr
+from ldm.process.paths import even, quadratic
 from ldm.process.weights import Elbo, SimpleEps
-from ldm.samplers.tuned import Tuned, load_tuned
+from ldm.samplers.tuned import load_tuned
 
 SCALE_PICTURES = 32  # of --scale-data
 
@@ -42,33 +44,67 @@ def likelihood(options: argparse.Namespace, device: torch.device) -> Iterator[st
     if options.captions:
         yield from _captions(options, model, pictures)
         return
-    tuned = load_tuned(options.model, model.sha256) if options.path else None
     on_pixels = isinstance(model.codec, IdentityCodec)
-    if on_pixels and (tuned or options.ode):
+    if on_pixels and (options.path or options.timesteps or options.ode):
         raise ValueError(
-            "--path, --ode: they give a density of pixels, not a probability; leave them out on this model"
+            "--path, --timesteps, --ode: they give a density of pixels, not a probability; leave them out on this model"
         )
+    path = _sub_path(options, model)
     pixels = None if on_pixels else _pixel_likelihood(options, model, pictures)
     if pixels is not None:
         yield f"p(x|z): {pixels.kind}, scale {pixels.scale:.5f}, on {pixels.levels} values; latent: {_method(options)}"
     parts = []
     for batch in encoded(model, pictures, options.seed):
         one = _stage_one(model, batch, pixels)
-        latent = _latent_terms(options, model, batch, tuned)
+        latent = _latent_terms(options, model, batch, path)
         parts.append(PictureBound(batch.images[0].numel(), one.pixels, one.log_q, latent))
     latent_name = "latent, -log p(z) by the flow" if options.ode else None
     yield as_table(bits_rows(_named(options.pictures), joined(parts), latent_name))
 
 
 def _check(options: argparse.Namespace) -> None:
-    if options.path and options.ode:
-        raise ValueError("--path, --ode: two ways to measure the latents; give one of them")
+    given = [name for name in ("path", "timesteps", "ode") if getattr(options, name) is not None]
+    if len(given) > 1:
+        raise ValueError(f"--{given[0]}, --{given[1]}: two ways to measure the latents; give one of them")
+    if options.captions and (given or options.steps):
+        raise ValueError(f"--{[*given, 'steps'][0]}: it is of bits, and --captions has none; leave one of them out")
     if options.draws < 1:
         raise ValueError(f"--draws: {options.draws}; give at least one level for each picture")
     if options.path is not None and options.path < 1:
         raise ValueError(f"--path: {options.path} steps; give at least one")
+    if options.path is None and options.spacing != "tuned":
+        raise ValueError(f"--spacing: {options.spacing} is of --path, which says of how many steps")
+    if not (options.path or options.timesteps) and options.variance != "analytic":
+        raise ValueError(f"--variance: {options.variance} is of the steps of --path or --timesteps")
     if options.steps < 0:
         raise ValueError(f"--steps: {options.steps}; give T, or 0 for the bound in continuous time")
+
+
+@dataclass(frozen=True)
+class _SubPath:
+    """Rising timesteps, and the variance of the steps between them."""
+
+    timesteps: Sequence[int]
+    variance: Variance
+
+
+def _sub_path(options: argparse.Namespace, model: Model) -> _SubPath | None:
+    if not (options.path or options.timesteps):
+        return None
+    of_steps = options.path and options.spacing == "tuned"
+    tuned = load_tuned(options.model, model.sha256) if of_steps or options.variance == "analytic" else None
+    variance = tuned.variance if tuned is not None and options.variance == "analytic" else options.variance
+    if options.timesteps:
+        return _SubPath(options.timesteps, variance)
+    if tuned is not None and options.spacing == "tuned":
+        if options.path > len(tuned.paths):
+            raise ValueError(f"--path: {options.path} steps, but paths of 1 to {len(tuned.paths)} are tuned")
+        return _SubPath(tuned.paths[options.path - 1], variance)
+    nodes = range(model.schedule.steps) if tuned is None else tuned.timesteps
+    if options.path > len(nodes):
+        raise ValueError(f"--path: {options.path} steps, but there are {len(nodes)} levels")
+    spread = even if options.spacing == "even" else quadratic
+    return _SubPath([nodes[i - 1] for i in spread(len(nodes), options.path)], variance)
 
 
 def _stage_one(model: Model, batch: Encoded, pixels: PixelLikelihood | None) -> StageOne:
@@ -79,15 +115,12 @@ def _stage_one(model: Model, batch: Encoded, pixels: PixelLikelihood | None) -> 
         return stage_one(model.codec.decode, batch.images, batch.posterior, batch.z, pixels)
 
 
-def _latent_terms(options: argparse.Namespace, model: Model, batch: Encoded, tuned: Tuned | None) -> ElboTerms:
+def _latent_terms(options: argparse.Namespace, model: Model, batch: Encoded, path: _SubPath | None) -> ElboTerms:
     denoise: Denoiser = bind(model.denoise, batch.cond)
-    if tuned is not None:
-        if options.path > len(tuned.paths):
-            raise ValueError(f"--path: {options.path} steps, but paths of 1 to {len(tuned.paths)} are tuned")
-        path = tuned.paths[options.path - 1]
-        levels = nodes_of(model.schedule, path)
+    if path is not None:
+        levels = nodes_of(model.schedule, path.timesteps)
         errors = level_errors(denoise, batch.z, levels, batch.noise)
-        return path_terms(errors, batch.z, levels, range(1, len(path) + 1), tuned.variance)
+        return path_terms(errors, batch.z, levels, range(1, len(levels) + 1), path.variance)
     if options.ode:
         grid = uniform_logsnr(model.schedule, options.ode, end=_cleanest(model))
         return flow_terms(denoise, batch.z, grid, batch.noise, probes=options.probes)
@@ -104,7 +137,9 @@ def _cleanest(model: Model) -> float:
 
 def _method(options: argparse.Namespace) -> str:
     if options.path:
-        return f"tuned path of {options.path} steps"
+        return f"{options.spacing} path of {options.path} steps, {options.variance} variance"
+    if options.timesteps:
+        return f"{len(options.timesteps)} timesteps, {options.variance} variance"
     if options.ode:
         return f"probability flow in {options.ode} steps, {options.probes} probes"
     return f"T = {options.steps or 'infinity'}, {options.draws} levels a picture"

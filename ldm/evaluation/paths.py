@@ -20,7 +20,7 @@ from ldm.core.shapes import Latent, PerImage
 from ldm.denoiser import Denoiser
 from ldm.process.conditionals import q_sample
 from ldm.process.elbo import ElboTerms, denoise_term, prior_term, recon_term
-from ldm.process.paths import Cost
+from ldm.process.paths import Cost, Path
 from ldm.process.schedule import Schedule
 from ldm.process.variance import AnalyticVariance, upper
 
@@ -168,7 +168,12 @@ def path_terms(
         levels: nodes 1 .. T.
         indices: the nodes that the path leaves, rising, each 1 .. T.
         variance: of the reverse steps.
+
+    Raises:
+        ValueError: the indices do not rise, or one is not a node.
     """
+    if max(Path(tuple(indices), 0.0).indices) > len(levels):
+        raise ValueError(f"indices: {max(indices)} is beyond the last of {len(levels)} levels")
     size, columns = x0[0].numel(), [i - 1 for i in indices]
     visited, seen = levels[columns], errors[:, columns]
     denoising = torch.zeros(len(x0), dtype=torch.float64)

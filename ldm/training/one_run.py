@@ -17,7 +17,17 @@ from ldm.training.finetune import FinetuneConfig
 SETTINGS = "config.yaml"
 STARTED_FROM = "started-from.txt"  # lines of a name and its content, by hashes
 DATA, HELD_OUT, MODEL = "data", "data.val", "model"
-FIXED = ("data", "learn", "token", "subject", "prior", "prompts", "model", "loss", "seed")  # where there is such a field
+FIXED = (
+    "data",
+    "learn",
+    "token",
+    "subject",
+    "prior",
+    "prompts",
+    "model",
+    "loss",
+    "seed",
+)  # where there is such a field
 Config = FinetuneConfig | AutoencoderConfig
 
 

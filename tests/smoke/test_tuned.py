@@ -1,13 +1,16 @@
 """The tables of a model are measured, stored beside it, and used by txt2img."""
 
+import importlib.util
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import stages
 from PIL import Image
 
+from ldm.core import command
 from ldm.inference.options import sampler_options
 from ldm.model_folder import load_model
 from ldm.samplers.tuned import load_tuned
@@ -54,3 +57,40 @@ def test_options_are_words():
     assert sampler_options(["eta=0.5", "variance=upper"]) == {"eta": 0.5, "variance": "upper"}
     with pytest.raises(ValueError, match="--option: 'eta' is not KEY=VALUE"):
         sampler_options(["eta"])
+
+
+@pytest.mark.slow
+def test_bits_on_any_path(tuned, shapes, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location("likelihood_script", stages.ROOT / "scripts/likelihood.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def measured(*options) -> list[str]:
+        fixed = [shapes / "val", "--model", tuned, "--samples", "2", "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", ["likelihood.py", *map(str, [*fixed, *options])])
+        try:
+            command.run(script.main)
+        except SystemExit as stop:
+            assert stop.code == 2
+        found = capsys.readouterr()
+        return found.err.splitlines() or found.out.splitlines()
+
+    best = load_tuned(tuned, load_model(tuned).sha256).paths[3]
+    tables = measured("--path", 4)
+    assert tables[4:] == measured("--timesteps", *best)[4:]  # the same numbers by its timesteps
+    others = [measured("--path", 4, "--spacing", "even"), measured("--path", 4, "--spacing", "quadratic")]
+    others += [measured("--path", 4, "--variance", "upper"), measured("--path", 4, "--variance", "posterior")]
+    assert len({tuple(found[4:]) for found in [tables, *others]}) == 5 and all(len(found) > 8 for found in others)
+    refused = {
+        ("--path", 4, "--timesteps", 3): "--path, --timesteps: two ways",
+        ("--captions", "a", "b", "--path", 4): "--path: it is of bits, and --captions has none",
+        ("--captions", "a", "b", "--steps", 4): "--steps: it is of bits",
+        ("--spacing", "even"): "--spacing: even is of --path",
+        ("--variance", "upper"): "--variance: upper is of the steps of",
+        ("--timesteps", 5, 5): "timesteps: 5 after 5; give rising timesteps",
+        ("--path", 13, "--spacing", "even"): "13 steps, but there are 12 levels",
+        ("--timesteps", 1, "--variance", "analytic"): "is not in the variance table",
+    }
+    for options, message in refused.items():
+        (line,) = measured(*options)[-1:]
+        assert line.startswith("error: ") and message in line, line
