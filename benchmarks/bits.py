@@ -6,8 +6,9 @@
 
 Pictures are encoded, and half of them serve to measure the analytic variance and to choose paths; the other half is
 scored. Every figure is the rate of the second stage: what the latents cost beyond the encoder's own entropy, an upper
-bound on KL(q(z|x) || p(z)), in bits for each latent dimension. It is never negative on average, so ratios of it mean
-something, which those of a density of latents would not.
+bound on KL(q(z|x) || p(z)), in bits for each latent dimension. On draws it is never negative on average, so ratios of
+it mean something, which those of a density of latents would not; on means, which have no entropy, only differences do,
+and no ratio is printed.
 
 A step has the variance beta (`upper`), beta-tilde (`posterior`) or the analytic one. The last step decodes with the
 variance of its kind; beta-tilde, which is 0 there, decodes from x_t alone.
@@ -132,8 +133,9 @@ def tables(model: Model, pictures: Pictures, levels: Levels, seed: int, latents_
     at = {"best path": rate(best.indices, "analytic"), "even path": rate(even(count, SOME), "analytic")}
     unit = "rate (bits/latent dim)"
     rows = [mean_row(f"{FEW} even steps, {kind}", unit, bits) for kind, bits in few.items()]
-    rows += [ratio_row(f"{FEW} even steps, analytic / beta", few["analytic"], few["beta"])]
-    rows += [ratio_row(f"{FEW} even steps, beta / beta-tilde", few["beta"], few["beta-tilde"])]
+    if latents_are == "draws":
+        rows += [ratio_row(f"{FEW} even steps, analytic / beta", few["analytic"], few["beta"])]
+        rows += [ratio_row(f"{FEW} even steps, beta / beta-tilde", few["beta"], few["beta-tilde"])]
     rows += [mean_row(f"all {count} steps, analytic", unit, full)]
     for name, bits in at.items():
         rows.append(mean_row(f"{SOME} steps, {name}", unit, bits))

@@ -56,7 +56,12 @@ def discretised_log_prob(g: Gaussian, x: Latent, levels: int = 256) -> PerImage:
     so that the probabilities of all levels sum to one.
 
     Source: Ho et al. 2020 (arXiv:2006.11239) Eq. 13.
+
+    Raises:
+        ValueError: fewer than 2 levels.
     """
+    if levels < 2:
+        raise ValueError(f"levels: {levels}; a pixel has at least 2 values, 256 for 8 bits")
     half = 1.0 / (levels - 1)
     std = g.var.sqrt()
     upper, lower = (x + half - g.mean) / std, (x - half - g.mean) / std

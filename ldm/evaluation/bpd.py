@@ -13,7 +13,8 @@ Together, with the entropy of the diagonal Gaussian q(z | x) in closed form, H =
     -log p(x) <= pixels + log_q + recon + denoise + prior,      pixels = E_q[-log p(x | z)],  log_q = -H
 
 z is the latent at stage 2's scale in q and in p alike, so the change of scale cancels. log_q + recon + denoise + prior
-is the rate: it bounds KL(q(z | x) || p(z)) from above, and alone any of the four may have either sign. p(x | z) is a
+is the rate: it bounds KL(q(z | x) || p(z)) from above, and of the four
+log_q and recon may have either sign. p(x | z) is a
 probability of 8-bit values, so that the total over the number of channel values is comparable between models.
 
 Without an autoencoder z is the picture, and there is no `pixels` and no `log_q`.

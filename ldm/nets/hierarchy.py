@@ -19,7 +19,7 @@ class HierarchySpec:
     """Shape of a `HierarchicalVAE`.
 
     Attributes:
-        kind: picks this specification in a configuration file.
+        kind: tells it from others where it is saved.
         data_dim: numbers in x.
         latent_dims: numbers in z_1, ..., z_T; its length is the number of levels.
         width: of each MLP's hidden layer.

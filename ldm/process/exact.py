@@ -27,7 +27,7 @@ class GaussianMixture:
         var: variances (k, *d), positive, or (k,) for isotropic components.
 
     Raises:
-        ValueError: the three disagree in shape, or the weights do not sum to one.
+        ValueError: the three disagree in shape, the weights do not sum to one, or a variance is not positive.
     """
 
     w: PerImage
@@ -40,6 +40,8 @@ class GaussianMixture:
             raise ValueError(f"w, mu, var: shapes {self.w.shape}, {self.mu.shape}, {self.var.shape} disagree on k or d")
         if abs(float(self.w.sum()) - 1) > 1e-6 or float(self.w.min()) <= 0:
             raise ValueError(f"w: {self.w.tolist()} are not positive weights that sum to 1; divide them by their sum")
+        if not float(self.var.min()) > 0:
+            raise ValueError(f"var: {float(self.var.min())} is not positive; give variances above 0")
 
     def sample(self, u: PerImage, z: Latent) -> Latent:
         """Draws of x_0 (b, *d) from uniforms `u` in [0, 1) (b,), which pick components, and normals `z` (b, *d)."""

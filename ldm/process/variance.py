@@ -84,7 +84,12 @@ def analytic_bounds(logsnr_s: Levels, logsnr_t: Levels, *, eta: float = 1.0) -> 
 
     Returns:
         Both, in the shape of the levels.
+
+    Raises:
+        ValueError: eta is outside [0, 1].
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta: {eta} is outside [0, 1]; 1 is DDPM, 0 is deterministic DDIM")
     share = -torch.expm1(logsnr_t - logsnr_s)
     # (the root of the second term) = sigma_ve_t d x_s / d x0_hat: expm1, since the terms nearly cancel in a short step
     pull = -logsnr_s.sigmoid().sqrt() * torch.expm1((logsnr_t - logsnr_s) / 2 + 0.5 * torch.log1p(-(eta**2) * share))
@@ -182,7 +187,7 @@ class AnalyticVariance:
         if not abs(self.logsnr[near] - logsnr) <= TOLERANCE:
             raise ValueError(
                 f"logsnr: {logsnr} nats is not in the variance table (nearest {self.logsnr[near]}); use levels that"
-                " were measured, or measure this one"
+                " were measured, such as those of spacing 'tuned', or measure more with tune_sampler.py --levels"
             )
         return self.gamma[near]
 

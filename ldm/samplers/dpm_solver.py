@@ -80,7 +80,7 @@ def step3(
     """One step whose x0_hat is the polynomial through all `estimates`: of order 3 with three of them.
 
     The published third-order step (arXiv:2211.01095 appendix B and all public code) weighs the second difference by
-    half of what the integral asks for, and is of order 2; `tests/samplers/test_against_diffusers.py` measures both.
+    half of what the integral asks for, and is of order 2: measured in `tests/samplers/test_more_against_diffusers.py`.
 
     Args:
         x_t: latents (b, *d) at the level of the first estimate.

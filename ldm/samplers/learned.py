@@ -59,8 +59,15 @@ class Coefficients:
         return TimeGrid(torch.cat([self.logsnr.double(), torch.tensor([math.inf], dtype=torch.float64)]))
 
     def recent(self) -> list[list[float]]:
-        """Of each step the weights of at most `MEMORY` estimates, oldest first; what is older must not be weighed."""
+        """Of each step the weights of at most `MEMORY` estimates, oldest first.
+
+        Raises:
+            ValueError: a step weighs an older one, which a stored sampler cannot.
+        """
         rows = self.pull.tolist()
+        older = [i for i, row in enumerate(rows) if any(row[: max(0, i + 1 - MEMORY)])]
+        if older:
+            raise ValueError(f"pull: step {older[0]} weighs more than the last {MEMORY} estimates, which can be stored")
         return [row[max(0, i + 1 - MEMORY) : i + 1] for i, row in enumerate(rows)]
 
 
