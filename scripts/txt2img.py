@@ -71,6 +71,8 @@ def main() -> None:
         p.set_defaults(**remembered(arguments.from_picture, ROOT / "models"))
         arguments = p.parse_args()
     arguments.model_given = arguments.turbo or arguments.model != p.get_default("model")
+    if arguments.turbo and arguments.model != p.get_default("model"):
+        raise ValueError(f"--turbo, --model: the one means models/emoji-turbo, the other {arguments.model}; give one")
     if arguments.turbo:
         arguments.model = ROOT / "models" / "emoji-turbo"
     from ldm.inference.command import draw

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ldm.convert import folder_configs as configs
+from ldm.convert.folder_checks import reading
 from ldm.convert.names import autoencoder_name, text_names, unet_name
 from ldm.convert.parts import Names, Parts, collect, shapes, spread
 from ldm.convert.recipe import Prediction, generation_of, recipe
@@ -53,17 +54,20 @@ def read_diffusers(
     vae = _json(folder / "vae" / "config.json")
     codec_spec = configs.autoencoder_spec(vae, folder)
     text_spec = configs.text_spec(_json(folder / "text_encoder" / "config.json"), padding(folder / "tokenizer"), folder)
-    schedule, kind = process(_json_or_empty(folder / "scheduler" / "scheduler_config.json"), folder, prediction)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    schedule, kind = process(_json_or_empty(scheduler), folder, prediction)
     if kind is None:
         raise ValueError(f"--prediction: {folder} has no scheduler_config.json to say it; give eps or v")
-    sample = _json(folder / "unet" / "config.json").get("sample_size") or 64
+    unet = folder / "unet" / "config.json"
+    side = reading(lambda: _side(_json(unet).get("sample_size")), unet)
+    scale = reading(lambda: _positive("scaling_factor", vae.get("scaling_factor", 0.18215)), folder / "vae/config.json")
     config = recipe(
         net_spec,
         text_spec,
         kind,
-        size=int(sample) * codec_spec.factor,
+        size=side * codec_spec.factor,
         schedule=schedule,
-        scale=float(vae.get("scaling_factor", 0.18215)),
+        scale=scale,
         where=folder,
     )
     files = {part: _file_of(folder, part, variant) for part in WEIGHTS}
@@ -172,6 +176,20 @@ def _tower_names(ours: Sequence[str] | Mapping[str, Any]) -> Names:
 
 def _prefixed(text: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {TEXT_PREFIX + name: tensor for name, tensor in text.items()}
+
+
+def _side(sample: Any) -> int:
+    """Of the latents that the U-Net was trained on; 64 where its configuration does not say."""
+    sides = sample if isinstance(sample, list) else [sample]
+    if len(set(sides)) != 1:
+        raise ValueError(f"sample_size {sample} is no square; give one number")
+    return int(_positive("sample_size", sides[0] or 64))
+
+
+def _positive(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ValueError(f"{name} is {value!r}; a number above 0 is expected")
+    return float(value)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -44,5 +44,7 @@ def reading(read: Callable[[], Spec], where: Path) -> Spec:
         return read()
     except KeyError as error:
         raise BundleError(f"{where}: key {error} is missing") from error
-    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+    except BundleError:
+        raise
+    except (ValueError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
         raise BundleError(f"{where}: {error}") from error

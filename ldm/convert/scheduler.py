@@ -21,9 +21,19 @@ def process(config: Config, where: Path, asked: Prediction | None) -> tuple[Sche
         BundleError: a schedule that is not known here.
     """
     check_fixed(config, SCHEDULER_FIXED, where / "scheduler")
-    kind = KINDS.get(config.get("prediction_type", "epsilon")) if config else None
-    schedule = reading(lambda: _schedule(config), where / "scheduler" / "scheduler_config.json")
-    return schedule, asked or kind
+    path = where / "scheduler" / "scheduler_config.json"
+    kind: Kind | None = asked
+    if kind is None and config:
+        kind = reading(lambda: _kind(config), path)
+    schedule = reading(lambda: _schedule(config), path)
+    return schedule, kind
+
+
+def _kind(config: Config) -> Kind:
+    said = config.get("prediction_type", "epsilon")
+    if not isinstance(said, str) or said not in KINDS:
+        raise ValueError(f"prediction_type is {said!r}; known are {', '.join(KINDS)}")
+    return KINDS[said]
 
 
 def _schedule(config: Config) -> ScheduleSpec:

@@ -1,9 +1,11 @@
 """The tokenizer files of a diffusers folder, made from CLIP's vocabulary."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from ldm.convert.folder_checks import reading
 from ldm.core.bundle import write_atomically
 from ldm.nets.clip_tokenizer import MARKS, vocabulary
 
@@ -42,11 +44,15 @@ def padding(folder: Path) -> Literal["zero", "eot"] | None:
     """What the tokenizer of a diffusers folder fills captions up with; None where the folder does not say."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
-            token = json.loads((folder / name).read_text(encoding="utf-8")).get("pad_token")
-            text = token.get("content") if isinstance(token, dict) else token
+            text = reading(partial(_pad_token, folder / name), folder / name)
             if text is not None:
                 return "eot" if text == END else "zero"
     return None
+
+
+def _pad_token(path: Path) -> str | None:
+    token = json.loads(path.read_text(encoding="utf-8")).get("pad_token")
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def write_json(path: Path, value: object) -> None:

@@ -22,8 +22,8 @@ def read_picture(source: str | Path | BytesIO, name: str = "") -> Image.Image:
         name: of the picture in messages; "": the path.
 
     Raises:
-        ValueError: no such file, no picture, a damaged one, floating-point pixels, or several frames (which of them is
-            meant cannot be known).
+        ValueError: no such file, no picture, a damaged one, pixels without a fixed range (floating point, 32-bit
+            integers), or several frames (which of them is meant cannot be known).
     """
     try:
         with warnings.catch_warnings():
@@ -33,14 +33,18 @@ def read_picture(source: str | Path | BytesIO, name: str = "") -> Image.Image:
                 if frames > 1 and opened.format not in FIRST_IS_THE_PICTURE:
                     raise ValueError(f"it has {frames} frames; save the one you mean as a PNG")
                 return _to_eight_bits(ImageOps.exif_transpose(opened))
-    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a decoder says of a damaged file whatever occurs to it
         raise ValueError(f"{name or source}: the picture cannot be read: {error or type(error).__name__}") from error
 
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:
     """Any Pillow mode as RGB or RGBA; 16-bit grey is scaled, where Pillow alone would clip it to white."""
-    if picture.mode == "F":
-        raise ValueError("floating-point pixels have no fixed range; save it with 8 or 16 bits")
-    if picture.mode.startswith("I"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    if picture.mode in ("F", "I"):
+        raise ValueError("floating-point and 32-bit pixels have no fixed range; save it with 8 or 16 bits")
+    if not picture.mode.startswith("I;16"):
+        return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    grey, clear = np.asarray(picture), picture.info.get("transparency")
+    found = Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+    if clear is not None:  # the one value that is seen through
+        found.putalpha(Image.fromarray(np.where(grey == clear, 0, 255).astype(np.uint8)))
+    return found

@@ -19,6 +19,7 @@ from ldm.inference.options import check_options, dtype_of, placement_of, request
 from ldm.inference.pipeline import parts, txt2img
 from ldm.inference.placing import Placement, placed
 from ldm.inference.recipe import parameters, recipes
+from ldm.inference.sources import drawn_together
 from ldm.inference.upscale import Upscale, load_upscaler, upscale
 from ldm.nets.guess import SEPARATOR
 from ldm.samplers.loop import Step
@@ -78,12 +79,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
 
 def ready(model: Model, how: Placement, options: argparse.Namespace) -> Model:
     """`model` where and how it is to be computed, after its need of memory was told if that is large."""
-    size = model.config.sample.size
-    drawn = {
-        "batch": min(options.count, options.batch),
-        "height": options.height or size,
-        "width": options.width or size,
-    }
+    drawn = drawn_together(options, model)
     if worth_telling(model, **drawn):
         sys.stderr.write(f"{estimate(model, how, **drawn)}\n")
     with advised():

@@ -29,6 +29,7 @@ ELSEWHERE = (
     "from_picture",
     "only",
     "expected",
+    "allow_pickle",  # which is for the user to say, not for a picture
 )  # options of no say in the pixels
 # Names by which other programs know the samplers; the rest go by ours.
 FIELD = {
@@ -72,10 +73,15 @@ def recipes(
 def facts(model: Model, request: Request, options: argparse.Namespace) -> dict[str, Any]:
     """What the pixels depend on beside the options: contents of files, versions, the machine's arithmetic."""
     device = next(model.denoise.parameters()).device.type
-    found: dict[str, Any] = {"model": model.sha256, "model name": "" if model.folder is None else model.folder.name}
+    name = Path(options.model).stem if model.folder is None else model.folder.name
+    found: dict[str, Any] = {"model": model.sha256, "model name": name}
     found |= {name: _contents(name, getattr(options, name)) for name in FILES if getattr(options, name)}
     found |= {name: used for name, used in _steering(request).items() if name in ("classifier", "weak")}
     if model.folder is not None and resolve(model, request).needs_tables:
+        if not (model.folder / TUNED).is_file():
+            raise ValueError(
+                f"{model.folder / TUNED}: no such file; run scripts/tune_sampler.py, or give --sampler and --spacing"
+            )
         found["tables"] = _hash(model.folder / TUNED)
     found["vocabulary"] = None  # remembered, too, where all are read as they were written
     if model.folder is not None and model.vocabulary is not None:

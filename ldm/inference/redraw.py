@@ -17,6 +17,8 @@ from ldm.inference.recipe import ELSEWHERE, FILES, facts
 
 PATHS = ("image", "mask", "weak", "classifier", "upscale", "embedding")  # options that are paths
 OF_MODEL = ("tables", "vocabulary")  # files in the model's folder
+WORDS = ("prompt", "negative", "sampler", "spacing", "dtype")  # options that are text, if they are given
+NUMBERS = ("seed", "count", "steps", "height", "width", "scale", "batch")
 ROUNDING = ("ldm", "torch", "device", "threads")  # other ones may give other last bits
 
 
@@ -86,7 +88,7 @@ def check(options: argparse.Namespace, model: Model, request: Request) -> None:
         if options.model_given:
             sys.stderr.write(f"warning: {message}; the picture will be another\n")
         else:
-            raise ValueError(f"{message}; give the folder of the first with --model")
+            raise ValueError(f"{message}; give the first with --model")
     for name in (*FILES, "classifier", "weak", *OF_MODEL):
         if found.get(name) != known.get(name) and not (name in OF_MODEL and options.model_given):
             raise ValueError(f"{known['picture']}: its {name} was another than there is now (other content)")
@@ -113,10 +115,30 @@ def _recipe(path: Path) -> dict[str, Any]:
     try:
         recipe = json.loads(text)
         whole = {"command", "facts", "index"} <= recipe.keys() and {"seed", "count"} <= recipe["command"].keys()
-    except (ValueError, AttributeError) as error:
+        if whole:
+            _check_kinds(recipe)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ValueError(f"--from-picture: {path}: its recipe is damaged ({error})") from error
     if not whole:
         raise ValueError(
             f"--from-picture: {path} is of an older version, which did not keep all that decides a picture"
         )
     return recipe
+
+
+def _check_kinds(recipe: dict[str, Any]) -> None:
+    """Refuse what this program did not write.
+
+    Raises:
+        TypeError, KeyError, AttributeError: a value is of another kind, or missing.
+    """
+    command, kinds = recipe["command"], dict.fromkeys(WORDS, str) | dict.fromkeys(NUMBERS, int | float)
+    recipe["facts"]["model name"].strip(), recipe["facts"]["model"].strip()
+    for name, value in command.items():
+        plain = value if isinstance(value, list) else [value]
+        if not all(isinstance(one, str | int | float | None) for one in plain):
+            raise TypeError(f"{name} is {type(value).__name__}")
+        if value is not None and not isinstance(value, kinds.get(name, object)):
+            raise TypeError(f"{name} is {value!r}")
+    if any(not isinstance(command[name], int) for name in ("seed", "count")):
+        raise TypeError("seed and count are whole numbers")

@@ -1,5 +1,6 @@
 """Files that cannot be used: one line that says what is wrong, and no code of a file is ever run."""
 
+import json
 import pickle
 import random
 import shutil
@@ -232,6 +233,45 @@ def test_folders_of_other_models(folder, tmp_path, file, old, new, words):
     (copy / file).write_text((copy / file).read_text().replace(old, new))
     with pytest.raises(BundleError, match=words):
         read_parts(copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("unet", "sample_size", [64, 32]),
+        ("unet", "sample_size", "abc"),
+        ("unet", "sample_size", -1),
+        ("unet", "block_out_channels", []),
+        ("unet", "in_channels", None),
+        ("unet", "attention_head_dim", 0),
+        ("unet", "norm_num_groups", 0),
+        ("vae", "scaling_factor", None),
+        ("vae", "scaling_factor", 0),
+        ("vae", "scaling_factor", "x"),
+        ("text_encoder", "num_attention_heads", 0),
+        ("scheduler", "prediction_type", []),
+        ("scheduler", "prediction_type", "zzz"),
+        ("tokenizer/special_tokens_map.json", None, b"[]"),
+        ("tokenizer/special_tokens_map.json", None, b""),
+    ],
+)
+def test_values_of_another_kind(folder, tmp_path, file, key, value):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    path = copy / file
+    if key is None:
+        path.write_bytes(value)
+    else:
+        path /= "scheduler_config.json" if file == "scheduler" else "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    assert str(path) in refusal(copy)
+
+
+def test_a_square_may_be_given_by_both_sides(folder, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    config = json.loads((copy / "unet/config.json").read_text())
+    side = config["sample_size"]
+    (copy / "unet/config.json").write_text(json.dumps(config | {"sample_size": [side, side]}))
+    assert read_parts(copy).config.sample.size == read_parts(folder).config.sample.size
 
 
 @pytest.mark.parametrize("file", ["unet/config.json", "vae/diffusion_pytorch_model.safetensors"])

@@ -33,6 +33,37 @@ def test_sixteen_bits_keep_their_high_bytes(tmp_path, channels):
     assert pixels.shape == (12, 16, 4 if channels == 4 else 3) and (pixels == RAMP[..., None]).all()
 
 
+def test_sixteen_bits_with_a_value_that_is_seen_through(tmp_path):
+    head, rest = deep_png(1)[:33], deep_png(1)[33:]  # the header, and what follows it
+    (tmp_path / "a.png").write_bytes(head + chunk(b"tRNS", struct.pack(">H", int(RAMP[0, 5]) << 8 | 0x7F)) + rest)
+    pixels = np.asarray(read_picture(tmp_path / "a.png"))
+    assert pixels.shape == (12, 16, 4) and (pixels[..., :3] == RAMP[..., None]).all()
+    assert pixels[0, 5, 3] == 0 and (pixels[..., 3] == 0).sum() == 1
+
+
+def test_numbers_without_a_fixed_range_are_refused(tmp_path):
+    for kind in (np.int32, np.float32):
+        Image.fromarray(np.full((4, 4), 200, kind)).save(tmp_path / "a.tif")
+        with pytest.raises(ValueError, match=r"a.tif: the picture cannot be read: .* no fixed range"):
+            read_picture(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("kind", ["avif", "tiff", "webp", "png", "jpeg", "gif"])
+def test_damage_at_any_place_is_one_line(tmp_path, kind):
+    made, rng = io.BytesIO(), np.random.default_rng(0)
+    Image.fromarray(RAMP).convert("RGB").resize((64, 64)).save(made, kind)
+    whole, path = made.getvalue(), tmp_path / f"a.{kind}"
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, min(len(whole), 400), 8):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_picture(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+
+
 def test_cmyk_is_what_it_prints(tmp_path):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
     red, green, blue = np.asarray(read_picture(tmp_path / "a.jpg"))[4, 4]

@@ -217,6 +217,28 @@ def test_other_files_are_refused(txt2img, tmp_path, make, words):
     stages.assert_refused(txt2img("--from-picture", tmp_path / "other.png"), "other.png", words)
 
 
+def test_a_damaged_recipe_is_one_line(txt2img, tmp_path):
+    _, _, (path,) = txt2img("--prompt", "a red circle")
+    with Image.open(path) as opened:
+        opened.load()
+        good = json.loads(opened.text["ldm"])
+    damaged = [good | {"facts": {}}, good | {"command": []}, good | {"facts": {"model": 1, "model name": "x"}}]
+    for name in ("prompt", "seed", "count", "steps", "sampler", "width"):
+        damaged += [good | {"command": good["command"] | {name: value}} for value in ([1], {"a": 1}, True, "x" * 3)]
+    for text in [*map(json.dumps, damaged), "[" * 100_000, "null", "3"]:
+        extra = PngInfo()
+        extra.add_text("ldm", text)
+        opened.save(tmp_path / "bad.png", pnginfo=extra)
+        code, lines, files = txt2img("--from-picture", tmp_path / "bad.png", out=tmp_path / "again")
+        assert code == 0 or (code == 2 and len(lines) == 1 and lines[0].startswith("error: ")), (text[-300:], lines)
+
+
+def test_pickles_are_allowed_by_the_user_and_not_by_a_picture(txt2img, tmp_path):
+    _, _, (path,) = txt2img("--prompt", "a red circle")
+    with_options(path, allow_pickle=True)
+    assert "allow_pickle" not in redraw.remembered(path, stages.ROOT / "models")
+
+
 def test_what_is_kept_is_kept_to_the_pixel(txt2img, picture, mask):
     _, _, (path,) = txt2img(*SQUARE, picture, "--mask", mask)
     kept = pixels(mask) == 0

@@ -83,6 +83,7 @@ def test_autoencoder_of_another_model(txt2img, copy):
         (["--count", "0"], ["--count"]),
         (["--seed", "-1"], ["--seed"]),
         (["--batch", "0"], ["batch"]),
+        (["--turbo"], ["--turbo, --model", "give one"]),
         (["--classifier-scale", "2"], ["--classifier-scale", "give --classifier"]),
         (["--label", "red"], ["--classifier", "--label", "give both"]),
         (["--classifier", "none.safetensors", "--label", "red"], ["none.safetensors", "no such file"]),
