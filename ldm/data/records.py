@@ -110,7 +110,7 @@ def _detect(root: Path, pictures: list[str], texts: set[str]) -> CaptionSource:
         return "text"
     if all(os.sep in path.removeprefix(str(root) + os.sep) for path in pictures):
         return "folders"
-    raise ValueError(f"{root}: no captions found; use {LAYOUTS}, or set captions: none")
+    raise ValueError(f"{root}: no captions found; use {LAYOUTS}; to train without any, finetune.py --method dreambooth")
 
 
 def _usable(pictures: list[str], columns: Callable[[str], dict[str, Any]], faults: list[str]) -> Rows:
