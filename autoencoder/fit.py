@@ -48,6 +48,8 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
         validate_every=config.validate_every,
         save_every=config.save_every,
         spec=config.trainer,
+        keep=config.keep,
+        wandb=config.logger == "wandb",
         partial=module.discriminator is not None,
     )
     if here.first:

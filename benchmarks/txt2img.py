@@ -5,8 +5,8 @@
 
 Every run is a process of its own, from start to PNG; both read one diffusers folder with random weights, draw the same
 prompt by DDIM with guidance 7.5 in bfloat16, and take turns. The model has every level of Stable Diffusion 1 (8 pixels
-to a latent) at a fifth of its width: 35 M parameters, about as many as the shipped model's. The larger the picture, the more
-of the time is the networks' and the less the start's; benchmarks/unet.py and decode.py compare those.
+to a latent) at a fifth of its width: 35 M parameters, about those of the shipped model. The larger the picture, the
+more of the time is the networks' and the less the start's; benchmarks/unet.py and decode.py compare those.
 """
 
 import argparse

@@ -174,6 +174,8 @@ class RunConfig:
             after minutes at every start.
         validate_every: steps between validations.
         save_every: steps between checkpoints.
+        keep: how many checkpoints stay.
+        logger: "tensorboard", or "wandb" for Weights & Biases as well.
         seed: of initial weights, order of the data and noise.
     """
 
@@ -195,6 +197,8 @@ class RunConfig:
     compile: bool = False
     validate_every: int = 1000
     save_every: int = 200
+    keep: int = 2
+    logger: Literal["tensorboard", "wandb"] = "tensorboard"
     seed: int = 0
 
     def __post_init__(self) -> None:

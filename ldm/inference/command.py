@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ldm.inference.recipe import parameters, recipes
 from ldm.inference.sources import drawn_together
 from ldm.inference.upscale import Upscale, load_upscaler, upscale
 from ldm.nets.guess import SEPARATOR
-from ldm.samplers.loop import Step
+from ldm.samplers.loop import OnStep, Step
 
 SHOWN = 200  # letters of a prompt in a message
 
@@ -47,11 +47,11 @@ def draw(options: argparse.Namespace) -> list[Path]:
     model, added = adapted(model, options)
     if options.literal:
         model = model.as_written()
-    settle_style(model, options)
+    notices = [*settle_style(model, options)]
     for prompt in (options.prompt, options.negative, options.to_prompt):
-        warn_of_cut(model, prompt or "")
+        notices += cut_words(model, prompt or "")
     for prompt in (options.prompt, options.to_prompt):
-        tell_of_guess(model, prompt or "")
+        notices += taken_otherwise(model, prompt or "")
     model = ready(model, place, options)
     request = request_of(options, model)
     if options.expected is not None:
@@ -59,7 +59,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
     upscaler = None if options.upscale is None else load_upscaler(options.upscale).to(device)
     weak = [] if request.away is None else [request.away.model.denoise]
     with advised(), counted(model.denoise, *weak) as evaluations:
-        images = txt2img(model, request, dtype=dtype, on_step=show_progress)
+        images = txt2img(model, request, dtype=dtype, on_step=telling(notices))
     each = evaluations.rows / sum(len(part.prompts) for part, _ in parts(model, request))
     told = [recipe | added for recipe in recipes(model, request, images, options, dtype=dtype, evaluations=each)]
     if upscaler is not None:
@@ -99,8 +99,20 @@ def adapted(model: Model, options: argparse.Namespace) -> tuple[Model, dict[str,
     return model, used | ({"embeddings": list(map(str, options.embedding))} if words else {})
 
 
-def settle_style(model: Model, options: argparse.Namespace) -> None:
-    """Let prompts that only name a thing say how to draw it: as --style says, or as the model does it best.
+def telling(notices: Iterable[str]) -> OnStep:
+    """Progress, after what is to be said of the prompt: once a picture is on its way, and not before a refusal."""
+    waiting = list(notices)
+
+    def on_step(step: Step) -> None:
+        while waiting:
+            sys.stderr.write(f"{waiting.pop(0)}\n")
+        show_progress(step)
+
+    return on_step
+
+
+def settle_style(model: Model, options: argparse.Namespace) -> Iterator[str]:
+    """Let prompts that only name a thing say how to draw it: as --style says, or as the model does it best; says so.
 
     A model is left alone that was told by a LoRA or a word how to draw.
     """
@@ -111,26 +123,30 @@ def settle_style(model: Model, options: argparse.Namespace) -> None:
         if prompt and prompt.strip() and style and SEPARATOR not in prompt:
             setattr(options, name, f"{prompt.strip()}{SEPARATOR} {style}")
             if options.style is None:
-                sys.stderr.write(f"drawn as '{getattr(options, name)}'; --style '' draws the prompt as it is\n")
+                yield f"drawn as '{shown(prompt.strip())}{SEPARATOR} {style}'; --style '' draws the prompt as it is"
     options.style = ""  # it is settled, and part of what the picture remembers
 
 
-def warn_of_cut(model: Model, prompt: str) -> None:
-    """Say which words of the prompt the model does not read."""
+def shown(text: str) -> str:
+    """A text, shortened for a message."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+
+
+def cut_words(model: Model, prompt: str) -> Iterator[str]:
+    """Which words of the prompt the model does not read."""
     cut = not_read(model, prompt)
     if cut:
-        shown = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]} ..."
-        sys.stderr.write(f"warning: the prompt is too long for this model; not read: {shown}\n")
+        yield f"warning: the prompt is too long for this model; not read: {shown(cut)}"
 
 
-def tell_of_guess(model: Model, prompt: str) -> None:
-    """Say what a subject is taken for that the model never met, or never in the style that is asked for."""
+def taken_otherwise(model: Model, prompt: str) -> Iterator[str]:
+    """What a subject is taken for that the model never met, or never in the style that is asked for."""
     name, manner = taken_for(model, prompt)
-    subject = prompt.partition(SEPARATOR)[0].strip()[:SHOWN]
+    subject = shown(prompt.partition(SEPARATOR)[0].strip())
     if name is not None:
-        sys.stderr.write(f"'{subject}' is new to this model and drawn as '{name}', the nearest; --literal: as it is\n")
+        yield f"'{subject}' is new to this model and drawn as '{name}', the nearest; --literal: as it is"
     if manner is not None and SEPARATOR in prompt:
-        sys.stderr.write(f"'{name or subject}' is drawn as it is known, in '{manner}'; --literal: as it is\n")
+        yield f"'{name or subject}' is drawn as it is known, in '{manner}'; --literal: as it is"
 
 
 def show_progress(step: Step) -> None:

@@ -64,6 +64,8 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
         validate_every=config.validate_every,
         save_every=config.save_every,
         spec=config.trainer,
+        keep=config.keep,
+        wandb=config.logger == "wandb",
     )
     if here.first:
         (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import stages
 
 from ldm.model_folder import AUTOENCODER, load_model, save_model
 
@@ -23,6 +24,16 @@ def test_it_is_added_to_what_only_names_a_thing(txt2img, styled, tmp_path):
     assert "drawn as" not in lines[0] and said.read_bytes() == drawn.read_bytes()
     _, lines, (again,) = txt2img("--from-picture", drawn, model=styled, out=tmp_path / "again")
     assert again.read_bytes() == drawn.read_bytes() and not any("drawn as" in line for line in lines)
+
+
+@pytest.mark.parametrize("options", [("--steps", "0"), ("--width", "33"), ("--scale", "-1"), ("--guidance", "lw=9")])
+def test_a_refusal_stays_one_line(txt2img, styled, options):
+    stages.assert_refused(txt2img("--prompt", "a fox", *options, model=styled))
+
+
+def test_a_long_prompt_is_shortened_in_what_is_said_of_it(txt2img, styled):
+    code, lines, _ = txt2img("--prompt", " ".join(map(str, range(10_000))), model=styled)
+    assert code == 0 and lines[0].startswith("drawn as '0 1 2") and max(map(len, lines)) < 400
 
 
 @pytest.mark.parametrize(
