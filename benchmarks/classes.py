@@ -85,7 +85,7 @@ class Judge:
     @torch.inference_mode()
     def __call__(self, images: Image) -> list[str]:
         """The class of each picture."""
-        parts = [self._codec.encode(part).mean for part in images.split(16)]
+        parts = [self._codec.posterior(part).mean for part in images.split(16)]
         logits = torch.cat([self._classifier.net(z.float(), torch.full((len(z),), CLEAN)) for z in parts])
         return [self._classifier.classes[i] for i in logits.argmax(1).tolist()]
 
