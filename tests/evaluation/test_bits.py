@@ -17,7 +17,7 @@ from ldm.evaluation.pixels import PixelLikelihood, measured_scale
 from ldm.process.elbo import ElboTerms, denoise_term
 from ldm.process.exact import GaussianMixture
 from ldm.process.grid import uniform_logsnr
-from ldm.process.paths import even, optimal_paths, path_along
+from ldm.process.paths import even, optimal_paths, path_along, quadratic
 from ldm.process.schedule import Cosine, LinearBeta, LinearLogSNR
 from ldm.process.variance import AnalyticVariance, noise_power
 
@@ -95,7 +95,7 @@ def test_the_bound_is_above_the_likelihood_for_every_number_of_steps(schedule, s
     assert true < tuned < bound
 
 
-def test_with_a_thousand_steps_it_is_within_one_percent_and_the_rest_shrinks_with_the_step():
+def test_with_a_thousand_analytic_steps_it_is_within_one_percent_and_the_rest_shrinks_with_the_step():
     def at(steps, tuned=False):
         levels = every(LinearLogSNR(logsnr_min=-9.0, logsnr_max=9.0), steps)
         return expected_bound_and_entropy(
@@ -173,12 +173,16 @@ def test_a_sub_path_costs_what_its_table_says_and_no_less_than_the_best():
     for variance in ("posterior", "upper", analytic_variance(errors, levels, 2)):
         table = table_of(errors, levels, 2, variance)
         paths = optimal_paths(table, 24)
-        for steps in (1, 2, 5, 12, 24):
-            for indices in (paths[steps - 1].indices, even(24, steps)):
+        for steps in range(1, 25):
+            for indices in (paths[steps - 1].indices, even(24, steps), quadratic(24, steps)):
                 terms = path_terms(errors, x0, levels, indices, variance)
                 measured = (terms.recon + terms.denoise).mean().item()
                 assert measured == pytest.approx(path_along(table, indices).nats, rel=1e-10)
                 assert measured >= paths[steps - 1].nats * (1 - 1e-12)
+        with pytest.raises(ValueError, match="every node once, rising"):
+            path_terms(errors, x0, levels, (2, 2, 4), variance)
+        with pytest.raises(ValueError, match="indices: 25 is beyond the last of 24 levels"):
+            path_terms(errors, x0, levels, (1, 25), variance)
 
 
 def test_on_other_latents_a_sub_path_is_still_a_bound_and_at_most_noise_better_than_its_table():
