@@ -1,7 +1,9 @@
 """Train the guess of the latent from the text, before the U-Net that reads it."""
 
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -10,12 +12,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ldm.core.bundle import write_atomically
+from ldm.core.distributed import world
 from ldm.core.optim import adamw
 from ldm.core.precision import autocast
 from ldm.core.rng import fold
+from ldm.core.trainer import DivergenceError, first_bad_tensor
 from ldm.nets.guess import LatentGuess
 
 FILE = "guess.safetensors"
+SAVED_EVERY = 500  # steps; about a minute for the shipped model's
 Pairs = tuple[Tensor, Tensor]  # latents (n, c, h, w) and the phrases of their captions (n, 2, p)
 
 
@@ -70,6 +75,7 @@ def train_guess(guess: LatentGuess, lesson: Lesson, out: Path, start: LatentGues
 
     Raises:
         ValueError: the guess in `out` is damaged or of another shape.
+        DivergenceError: a loss is not finite.
     """
     if start is not None and _shape(start) == _shape(guess) and not (out / FILE).is_file():
         guess.load_state_dict(start.state_dict())
@@ -113,8 +119,10 @@ def _trained(guess: LatentGuess, lesson: Lesson, path: Path) -> None:
         except (RuntimeError, SafetensorError) as error:
             raise ValueError(f"{path}: damaged or of another shape; remove it to train it again") from error
     else:
-        _regress(guess.train(), lesson)
+        begun = path.with_name(f"{path.name}.part")
+        _regress(guess.train(), lesson, begun)
         _keep(guess, path)
+        begun.unlink(missing_ok=True)
     guess.eval().requires_grad_(False)
 
 
@@ -134,13 +142,17 @@ def error(guess: LatentGuess, data: Pairs) -> float:
         return float(((guess.eval()(phrases.float()) - mean.float()) ** 2).mean())
 
 
-def _regress(guess: LatentGuess, lesson: Lesson) -> None:
+def _regress(guess: LatentGuess, lesson: Lesson, begun: Path) -> None:
+    """Train, from what an interrupted run left in the file `begun`, as that run would have gone on."""
     spec = guess.spec
     mean, phrases = lesson.seen
     torch.manual_seed(fold(lesson.seed, lesson.name))
     optimizer = adamw(guess, spec.optim)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, spec.optim.factor)
-    for _ in range(spec.optim.steps):
+    parts = {"guess": guess, "optimizer": optimizer}
+    key = repr((spec, lesson.seed, lesson.name, lesson.dropped, tuple(mean.shape)))
+    for step in range(_resumed(begun, parts, key), spec.optim.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = spec.optim.lr * spec.optim.factor(step)
         rows = torch.randint(len(mean), (spec.batch,))
         empty = torch.rand(spec.batch, 1, 1) < lesson.dropped
         text = torch.where(empty, lesson.null.float(), phrases[rows].float())
@@ -149,6 +161,36 @@ def _regress(guess: LatentGuess, lesson: Lesson) -> None:
         loss = ((found.float() - mean[rows].float()) ** 2).mean()
         optimizer.zero_grad()
         loss.backward()
+        if not torch.isfinite(loss):
+            raise DivergenceError(
+                f"step {step} of the guess: training left the finite numbers; first tensor that is not finite: "
+                f"{first_bad_tensor(guess)}; lower guess.optim.lr, or look at the data, and run the same command again"
+            )
         nn.utils.clip_grad_norm_(guess.parameters(), spec.optim.clip)
         optimizer.step()
-        schedule.step()
+        if (step + 1) % SAVED_EVERY == 0 and world().first:
+            _save(begun, parts, key, step + 1)
+
+
+def _save(path: Path, parts: dict[str, Any], key: str, done: int) -> None:
+    state = {name: part.state_dict() for name, part in parts.items()}
+    content = io.BytesIO()
+    torch.save(state | {"key": key, "done": done, "random": torch.get_rng_state()}, content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())
+
+
+def _resumed(path: Path, parts: dict[str, Any], key: str) -> int:
+    """Steps that are done; a file of another training, or a damaged one, counts as none."""
+    if not path.is_file():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # of a cut or damaged file whatever torch says
+        return 0
+    if state["key"] != key:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    torch.set_rng_state(state["random"])
+    return int(state["done"])

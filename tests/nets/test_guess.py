@@ -8,10 +8,13 @@ import torch
 from ldm.config import RunConfig
 from ldm.core.config_io import from_dict, to_dict
 from ldm.core.optim import OptimSpec
+from ldm.core.precision import autocast
+from ldm.core.trainer import DivergenceError
 from ldm.nets.cond import Cond
 from ldm.nets.guess import GuessSpec, LatentGuess, noisy, subject_and_manner, with_phrases
 from ldm.nets.prompt import parse
 from ldm.nets.unet import UNetSpec
+from ldm.training import guess as training
 from ldm.training.guess import Lesson, error, train_guess, train_unseen
 
 SPEC = GuessSpec(
@@ -40,6 +43,47 @@ def test_it_learns_the_latent_of_a_text_and_keeps_it(tmp_path):
     assert not any(p.requires_grad for p in guess.parameters()) and not guess.training
     train_guess(again, lesson(200), tmp_path)  # read from the folder
     assert all(torch.equal(a, b) for a, b in zip(guess.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("stopped", [3, 40, 199])
+def test_an_interrupted_training_goes_on_to_the_bit(tmp_path, monkeypatch, stopped):
+    def trained(out) -> LatentGuess:
+        torch.manual_seed(1)
+        guess = LatentGuess(replace(SPEC, dropout=0.1))
+        train_guess(guess, replace(lesson(200), dropped=0.3), out)
+        return guess
+
+    whole, steps = trained(tmp_path / "whole"), []
+    monkeypatch.setattr(training, "SAVED_EVERY", 16)
+
+    def interrupted(*arguments):
+        steps.append(0)
+        if len(steps) == stopped:
+            raise KeyboardInterrupt
+        return autocast(*arguments)
+
+    monkeypatch.setattr(training, "autocast", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "parts")
+    begun = tmp_path / "parts/guess.safetensors.part"
+    assert begun.is_file() == (stopped > 16) and not (tmp_path / "parts/guess.safetensors").exists()
+    again = trained(tmp_path / "parts")
+    assert len(steps) - stopped == 200 - (stopped - 1) // 16 * 16  # not from the start
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    assert not begun.exists()
+    begun.write_bytes(b"cut")
+    (tmp_path / "parts/guess.safetensors").unlink()
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), trained(tmp_path / "parts").parameters(), strict=True)
+    )
+
+
+def test_numbers_that_are_not_finite_end_it_with_the_tensor(tmp_path):
+    mean, phrases = pairs(50)
+    mean[7] = float("nan")
+    with pytest.raises(DivergenceError, match=r"step \d+ of the guess: .* not finite: gradient of .*; lower guess"):
+        train_guess(LatentGuess(SPEC), Lesson((mean, phrases), torch.zeros(2, 6), dropped=0.0, seed=0), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_guess_of_the_model_that_a_run_starts_from_is_taken_over(tmp_path):
