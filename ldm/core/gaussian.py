@@ -6,15 +6,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ldm.core.ranges import ROUNDING, check_within
 from ldm.core.shapes import Latent, PerImage
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """N(mean, diag(var)). `var` has the shape of `mean` or broadcasts to it; its unit is that of mean squared."""
+    """N(mean, diag(var)). `var` has the shape of `mean` or broadcasts to it; its unit is that of mean squared.
+
+    Raises:
+        ValueError: a variance is negative or not a number (looked at on the CPU only, see `ldm.core.ranges`); zero
+            is a point.
+    """
 
     mean: Tensor
     var: Tensor
+
+    def __post_init__(self) -> None:
+        check_within("var", self.var, 0.0, math.inf, hint="a variance is 0 or more")
 
 
 def sample(g: Gaussian, z: Latent) -> Latent:
@@ -58,10 +67,11 @@ def discretised_log_prob(g: Gaussian, x: Latent, levels: int = 256) -> PerImage:
     Source: Ho et al. 2020 (arXiv:2006.11239) Eq. 13.
 
     Raises:
-        ValueError: fewer than 2 levels.
+        ValueError: fewer than 2 levels, or a pixel outside [-1, 1] (looked at on the CPU only).
     """
     if levels < 2:
         raise ValueError(f"levels: {levels}; a pixel has at least 2 values, 256 for 8 bits")
+    check_within("x", x, -1 - ROUNDING, 1 + ROUNDING, hint="pixels are scaled to [-1, 1]")
     half = 1.0 / (levels - 1)
     std = g.var.sqrt()
     upper, lower = (x + half - g.mean) / std, (x - half - g.mean) / std

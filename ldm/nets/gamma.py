@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ldm.core.ranges import check_levels, check_time
 from ldm.core.shapes import LogSNR, PerImage
 
 HALVINGS, NEWTON_STEPS = 24, 3  # to 6e-8 of the time axis, where a smooth shape is a straight line; then to rounding
@@ -79,11 +80,13 @@ class GammaNet(nn.Module):
 
     def forward(self, t: PerImage) -> LogSNR:
         """Level at time t in [0, 1], nats."""
+        check_time(t)
         highest, lowest = self.logsnr_max.to(t.dtype), self.logsnr_min.to(t.dtype)
         return highest - (highest - lowest) * self.shape(t)
 
     def slope(self, t: PerImage) -> PerImage:
         """d logsnr / dt, negative, in closed form."""
+        check_time(t)
         return (self.logsnr_min - self.logsnr_max).to(t.dtype) * self.shape_slope(t)
 
     def inverse(self, logsnr: LogSNR) -> PerImage:
@@ -92,6 +95,7 @@ class GammaNet(nn.Module):
         That step gives the result its exact gradient, in the level and in the weights. Beyond an end the schedule is
         taken to go on as a straight line.
         """
+        check_levels(logsnr)
         span = (self.logsnr_max - self.logsnr_min).to(logsnr.dtype)
         return self.shape_inverse((self.logsnr_max.to(logsnr.dtype) - logsnr) / span)
 

@@ -3,6 +3,7 @@
 import torch
 
 from ldm.core.gaussian import Gaussian
+from ldm.core.ranges import check_cleaner, check_levels
 from ldm.core.shapes import Latent, LogSNR, expand_like
 
 
@@ -21,7 +22,11 @@ def q_sample(x0: Latent, eps: Latent, logsnr: LogSNR) -> Latent:
 
     Returns:
         x_t (b, *d), in the dtype of `x0`.
+
+    Raises:
+        ValueError: a level is not a number (looked at on the CPU only, see `ldm.core.ranges`).
     """
+    check_levels(logsnr)
     logsnr = expand_like(logsnr, x0)
     return (logsnr.sigmoid().sqrt() * x0 + (-logsnr).sigmoid().sqrt() * eps).to(x0.dtype)
 
@@ -42,7 +47,11 @@ def q_step(x_s: Latent, logsnr_s: LogSNR, logsnr_t: LogSNR) -> Gaussian:
 
     Returns:
         Gaussian over x_t: mean (b, *d), var (b, 1, ..., 1).
+
+    Raises:
+        ValueError: `logsnr_s` is not the cleaner level (looked at on the CPU only, see `ldm.core.ranges`).
     """
+    check_cleaner(logsnr_s, logsnr_t)
     logsnr_s, logsnr_t = expand_like(logsnr_s, x_s), expand_like(logsnr_t, x_s)
     var = -torch.expm1(logsnr_t - logsnr_s) * (-logsnr_t).sigmoid()  # not 1 - alpha_step: cancels for small steps
     return Gaussian((logsnr_t.sigmoid() / logsnr_s.sigmoid()).sqrt() * x_s, var)
@@ -70,9 +79,9 @@ def q_posterior(x0: Latent, x_t: Latent, logsnr_s: LogSNR, logsnr_t: LogSNR) -> 
         Gaussian over x_s: mean (b, *d), var (b, 1, ..., 1).
 
     Raises:
-        Nothing here: `TimeGrid` has refused any grid with logsnr_s <= logsnr_t, and repeating that check on every
-        step would stall the GPU. Shapes are checked by jaxtyping in the tests.
+        ValueError: `logsnr_s` is not the cleaner level (looked at on the CPU only, see `ldm.core.ranges`).
     """
+    check_cleaner(logsnr_s, logsnr_t)
     logsnr_s, logsnr_t = expand_like(logsnr_s, x0), expand_like(logsnr_t, x0)
     alpha_bar_s, alpha_bar_t = logsnr_s.sigmoid(), logsnr_t.sigmoid()
     var_s, var_t = (-logsnr_s).sigmoid(), (-logsnr_t).sigmoid()  # not 1 - alpha_bar: cancels near t = 0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm.core.gaussian import Gaussian, discretised_log_prob, kl, log_prob, standard_normal_like
+from ldm.core.ranges import check_cleaner, check_finite, check_is_not, check_levels, check_within
 from ldm.core.shapes import Latent, LogSNR, PerImage, expand_like
 
 
@@ -36,12 +37,23 @@ class ElboTerms:
         return self.recon + self.prior + self.denoise
 
     def bits_per_dim(self, n: int) -> PerImage:
-        """The negative bound (b,) in bits for each of the `n` dimensions of x_0."""
+        """The negative bound (b,) in bits for each of the `n` dimensions of x_0.
+
+        Raises:
+            ValueError: `n` is below 1.
+        """
+        if n < 1:
+            raise ValueError(f"n: {n} dimensions; give 1 or more")
         return self.total / (n * math.log(2))
 
 
 def prior_term(x0: Latent, logsnr_1: LogSNR) -> PerImage:
-    """KL(q(x_1 | x_0) || N(0, I)) at the noisiest level (b,), nats. Zero at logsnr_1 = -inf."""
+    """KL(q(x_1 | x_0) || N(0, I)) at the noisiest level (b,), nats. Zero at logsnr_1 = -inf, infinite at clean data.
+
+    Raises:
+        ValueError: a level is not a number (looked at on the CPU only).
+    """
+    check_levels(logsnr_1)
     level = expand_like(logsnr_1, x0)
     noised = Gaussian(level.sigmoid().sqrt() * x0, (-level).sigmoid())
     return kl(noised, standard_normal_like(x0))
@@ -66,7 +78,13 @@ def denoise_term(x0: Latent, x0_hat: Latent, logsnr_s: LogSNR, logsnr_t: LogSNR,
         logsnr_s: level to step to (b,), nats, finite: the step to clean data is `recon_term`'s.
         logsnr_t: level of x_t (b,), nats, below `logsnr_s`.
         var: variance of p, (b, *d) or broadcasting to it, positive; None is the variance of q.
+
+    Raises:
+        ValueError: `logsnr_s` is infinite or not the cleaner level, or a variance is negative (looked at on the CPU
+            only, see `ldm.core.ranges`).
     """
+    check_finite("logsnr_s", logsnr_s, hint="the step to clean data is recon_term's")
+    check_cleaner(logsnr_s, logsnr_t)
     level_s, level_t = expand_like(logsnr_s, x0), expand_like(logsnr_t, x0)
     share = -torch.expm1(level_t - level_s)
     if var is None:
@@ -84,8 +102,16 @@ def denoise_term_continuous(x0: Latent, x0_hat: Latent, logsnr: LogSNR, slope: P
     The mean depends on the schedule through its ends alone. Source: Kingma et al. 2021 (arXiv:2107.00630) section 5.
 
     Args:
+        x0: clean latents (b, *d).
+        x0_hat: the denoiser's estimate from x_t (b, *d).
+        logsnr: level of x_t (b,), nats.
         slope: d logsnr / dt at the level (b,), negative.
+
+    Raises:
+        ValueError: a level is not a number, or a slope is positive (looked at on the CPU only).
     """
+    check_levels(logsnr)
+    check_within("slope", slope, -math.inf, 0.0, hint="the level falls with time")
     return -0.5 * logsnr.exp() * slope * ((x0 - x0_hat) ** 2).flatten(1).sum(1)
 
 
@@ -94,7 +120,11 @@ def first_decoder(x_first: Latent, logsnr: LogSNR) -> Gaussian:
 
     The likelihood q(x_first | x_0) read as a density of x_0: right when the level is so clean that the data are flat
     over its width. Source: Kingma et al. 2021 (arXiv:2107.00630) section 3.3, there for pixels.
+
+    Raises:
+        ValueError: a level is pure noise (-inf), which says nothing of x_0, or not a number.
     """
+    check_is_not(-math.inf, logsnr, hint="pure noise says nothing of x_0")
     level = expand_like(logsnr, x_first)
     return Gaussian(x_first / level.sigmoid().sqrt(), (-level).exp())
 
@@ -106,5 +136,8 @@ def recon_term(x0: Latent, decoder: Gaussian, levels: int | None = None) -> PerI
         x0: clean latents (b, *d); with `levels`, pixels in [-1, 1].
         decoder: p(x_0 | x_first), e.g. `first_decoder`, or a denoiser's estimate with a variance.
         levels: how many values a pixel has (256 for 8 bits); the term is then a probability, not a density.
+
+    Raises:
+        ValueError: with `levels`, fewer than 2 or a pixel outside [-1, 1].
     """
     return -log_prob(decoder, x0) if levels is None else -discretised_log_prob(decoder, x0, levels)

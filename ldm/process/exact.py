@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ldm.core.ranges import check_within
 from ldm.core.shapes import Latent, LogSNR, PerImage, expand_like
 
 
@@ -44,7 +45,12 @@ class GaussianMixture:
             raise ValueError(f"var: {float(self.var.min())} is not positive; give variances above 0")
 
     def sample(self, u: PerImage, z: Latent) -> Latent:
-        """Draws of x_0 (b, *d) from uniforms `u` in [0, 1) (b,), which pick components, and normals `z` (b, *d)."""
+        """Draws of x_0 (b, *d) from uniforms `u` in [0, 1] (b,), which pick components, and normals `z` (b, *d).
+
+        Raises:
+            ValueError: a number of `u` is outside [0, 1] (looked at on the CPU only).
+        """
+        check_within("u", u, 0.0, 1.0, hint="uniforms pick the components")
         k = torch.searchsorted(self.w.cumsum(0), u, right=True).clamp(max=len(self.w) - 1)
         return self.mu[k] + self._var()[k].sqrt() * z
 

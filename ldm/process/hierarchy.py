@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ldm.core.gaussian import Gaussian, kl, log_prob, sample, standard_normal_like
+from ldm.core.ranges import check_cleaner
 from ldm.core.shapes import LogSNR, PerImage, expand_like
 from ldm.process.conditionals import q_posterior, q_step
 from ldm.process.elbo import ElboTerms, first_decoder, recon_term
@@ -208,7 +209,11 @@ def diffusion(estimate: Estimate, logsnr: Float[Tensor, " levels"], *, variance:
         estimate: (x_t, logsnr) -> x0_hat.
         logsnr: levels of z_1, ..., z_T, nats, strictly falling.
         variance: of the decoders: `posterior`, `upper` or an `AnalyticVariance`.
+
+    Raises:
+        ValueError: levels that do not fall (looked at on the CPU only, see `ldm.core.ranges`).
     """
+    check_cleaner(logsnr[:-1], logsnr[1:])
     levels = list(logsnr.unbind())
 
     def encoder(s: Tensor, t: Tensor) -> Conditional:

@@ -7,12 +7,14 @@ With a = sqrt(alpha_bar), s = sigma (so a^2 + s^2 = 1) and x_t = a x_0 + s eps:
 Source: lecture, interpretations I to III; v: Salimans and Ho 2022 (arXiv:2202.00512) section 4.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from ldm.core.ranges import check_is_not, check_levels
 from ldm.core.shapes import Latent, LogSNR, PerImage, expand_like
 
 Kind = Literal["eps", "x0", "score", "v"]
@@ -34,8 +36,11 @@ def to_x0(kind: Kind, out: Latent, x_t: Latent, logsnr: LogSNR) -> Latent:
         x0_hat (b, *d).
 
     Raises:
-        ValueError: `kind` is unknown.
+        ValueError: `kind` is unknown, a level is not a number, or eps or score at pure noise (levels are looked at on
+            the CPU only, see `ldm.core.ranges`).
     """
+    if kind in ("eps", "score"):
+        check_is_not(-math.inf, logsnr, hint=f"at pure noise {kind} says nothing of x_0; use v or x0")
     a, s = _amplitudes(logsnr, x_t)
     match kind:
         case "x0":
@@ -52,8 +57,13 @@ def to_x0(kind: Kind, out: Latent, x_t: Latent, logsnr: LogSNR) -> Latent:
 def from_x0(kind: Kind, x0: Latent, x_t: Latent, logsnr: LogSNR) -> Latent:
     """The prediction of `kind` that stands for a clean latent: the inverse of `to_x0`, with its arguments.
 
-    Undefined (division by zero) for every kind but x0 at clean data, logsnr = inf.
+    Every kind but x0 is undefined at clean data, logsnr = inf.
+
+    Raises:
+        ValueError: `kind` is unknown, a level is not a number, or such a kind at clean data (on the CPU only).
     """
+    if kind != "x0":
+        check_is_not(math.inf, logsnr, hint=f"{kind} is undefined at clean data")
     a, s = _amplitudes(logsnr, x_t)
     match kind:
         case "x0":
@@ -68,7 +78,13 @@ def from_x0(kind: Kind, x0: Latent, x_t: Latent, logsnr: LogSNR) -> Latent:
 
 
 def target(kind: Kind, x0: Latent, eps: Latent, logsnr: LogSNR) -> Latent:
-    """What a perfect network of `kind` would be asked to output for q_sample(x0, eps, logsnr), (b, *d)."""
+    """What a perfect network of `kind` would be asked to output for q_sample(x0, eps, logsnr), (b, *d).
+
+    Raises:
+        ValueError: `kind` is unknown, a level is not a number, or a score at clean data (on the CPU only).
+    """
+    if kind == "score":
+        check_is_not(math.inf, logsnr, hint="the score is undefined at clean data")
     a, s = _amplitudes(logsnr, x0)
     match kind:
         case "x0":
@@ -141,6 +157,7 @@ class EDM:
 
 def _amplitudes(logsnr: LogSNR, x: Latent) -> tuple[Tensor, Tensor]:
     """sqrt(alpha_bar) and sigma (b, 1, ..., 1), to multiply `x`."""
+    check_levels(logsnr)
     logsnr = expand_like(logsnr, x)
     return logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt()
 

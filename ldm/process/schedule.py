@@ -10,13 +10,18 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
+from ldm.core.ranges import check_levels, check_time
 from ldm.core.shapes import LogSNR, PerImage
 from ldm.process.tables import check_betas, level_at, logsnr_nodes, position_of, slope_at
 
 
 @runtime_checkable
 class Schedule(Protocol):
-    """What the rest of the system asks of a schedule. `nets` may fit it with a learned one."""
+    """What the rest of the system asks of a schedule. `nets` may fit it with a learned one.
+
+    All refuse times outside [0, 1] and levels that are not a number, by a `ValueError` that names the first; on the CPU
+    only, see `ldm.core.ranges`.
+    """
 
     @property
     def steps(self) -> int:
@@ -160,14 +165,17 @@ class Cosine(_Continuous):
             raise ValueError(f"shift: {self.shift} is not a positive number; 1 leaves the schedule as it is")
 
     def __call__(self, t: PerImage) -> LogSNR:
+        check_time(t)
         angle, complement = self._angles(t)
         return 2 * (complement.sin().log() - angle.sin().log() + math.log(self.shift))
 
     def inverse(self, logsnr: LogSNR) -> PerImage:
+        check_levels(logsnr)
         first, last = self._angle_of(self.logsnr_max), self._angle_of(self.logsnr_min)
         return (torch.exp(math.log(self.shift) - logsnr / 2).atan() - first) / (last - first)
 
     def slope(self, t: PerImage) -> PerImage:
+        check_time(t)
         angle, complement = self._angles(t)
         span = self._angle_of(self.logsnr_min) - self._angle_of(self.logsnr_max)
         return -2 * span * (1 / angle.tan() + 1 / complement.tan())
@@ -212,10 +220,12 @@ class Sigmoid(_Continuous):
             raise ValueError(f"start, end: {self.start}, {self.end} must rise and lie in [-50, 50]; try -3 and 3")
 
     def __call__(self, t: PerImage) -> LogSNR:
+        check_time(t)
         gone, left = self._distances(t)
         return _log_sinh(left / 2) - _log_sinh(gone / 2) + self._offset()
 
     def inverse(self, logsnr: LogSNR) -> PerImage:
+        check_levels(logsnr)
         half = (self.end - self.start) / 2
         ratio = (logsnr - self._offset()).exp()  # sinh(left / 2) / sinh(gone / 2)
         gone = 2 * torch.atanh(math.sinh(half) / (ratio + math.cosh(half)))
@@ -223,6 +233,7 @@ class Sigmoid(_Continuous):
         return (gone - first) / (last - first)
 
     def slope(self, t: PerImage) -> PerImage:
+        check_time(t)
         gone, left = self._distances(t)
         span = self._gone_at(self.logsnr_min) - self._gone_at(self.logsnr_max)
         return -span / 2 * (1 / (left / 2).tanh() + 1 / (gone / 2).tanh())
@@ -262,12 +273,15 @@ class LinearLogSNR(_Continuous):
         _check_ends(self.logsnr_min, self.logsnr_max)
 
     def __call__(self, t: PerImage) -> LogSNR:
+        check_time(t)
         return self.logsnr_max * (1 - t) + self.logsnr_min * t
 
     def inverse(self, logsnr: LogSNR) -> PerImage:
+        check_levels(logsnr)
         return (self.logsnr_max - logsnr) / (self.logsnr_max - self.logsnr_min)
 
     def slope(self, t: PerImage) -> PerImage:
+        check_time(t)
         return torch.full_like(t, self.logsnr_min - self.logsnr_max)
 
 

@@ -12,11 +12,13 @@ Source: Song et al. 2021 (arXiv:2011.13456) section 3 and appendices B to D; for
 (arXiv:2206.00364) appendix B.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
+from ldm.core.ranges import check_is_not, check_levels
 from ldm.core.shapes import Latent, LogSNR, PerImage, expand_like
 from ldm.process.schedule import Schedule
 
@@ -31,6 +33,8 @@ class Marginal(NamedTuple):
 @runtime_checkable
 class SDE(Protocol):
     """dx = drift dt + sqrt(diffusion_squared) dw over the time t in [0, 1] of a schedule, 0 = data, 1 = noise.
+
+    The schedule refuses times outside (on the CPU only, see `ldm.core.ranges`).
 
     Attributes:
         schedule: level as a function of time.
@@ -136,13 +140,22 @@ class VarianceExploding(SDE):
 def to_ve(x_vp: Latent, logsnr: LogSNR) -> Latent:
     """x_vp / sqrt(alpha_bar) (b, *d): the same noisy latents as the variance-exploding process has them.
 
-    Scores change the other way: score_ve = sqrt(alpha_bar) score_vp. Undefined at pure noise (logsnr = -inf).
+    Scores change the other way: score_ve = sqrt(alpha_bar) score_vp.
+
+    Raises:
+        ValueError: a level is pure noise (-inf), which this process never reaches, or not a number (on the CPU only).
     """
+    check_is_not(-math.inf, logsnr, hint="the exploding process never is pure noise")
     return (x_vp / expand_like(logsnr, x_vp).sigmoid().sqrt()).to(x_vp.dtype)
 
 
 def to_vp(x_ve: Latent, logsnr: LogSNR) -> Latent:
-    """sqrt(alpha_bar) x_ve (b, *d): the inverse of `to_ve`, what a denoiser of this project wants to see."""
+    """sqrt(alpha_bar) x_ve (b, *d): the inverse of `to_ve`, what a denoiser of this project wants to see.
+
+    Raises:
+        ValueError: a level is not a number (on the CPU only).
+    """
+    check_levels(logsnr)
     return (expand_like(logsnr, x_ve).sigmoid().sqrt() * x_ve).to(x_ve.dtype)
 
 
@@ -160,6 +173,10 @@ def flow_velocity(x0_hat: Latent, x_t: Latent, logsnr: LogSNR) -> Latent:
         x0_hat: the denoiser's estimate from x_t (b, *d).
         x_t: noisy latents (b, *d).
         logsnr: their level (b,), nats.
+
+    Raises:
+        ValueError: a level is not a number (on the CPU only).
     """
+    check_levels(logsnr)
     amplitude = expand_like(logsnr, x_t).sigmoid().sqrt().to(x_t.dtype)
     return 0.5 * amplitude * (x0_hat - amplitude * x_t)

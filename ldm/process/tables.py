@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ldm.core.ranges import check_levels, check_time
 from ldm.core.shapes import LogSNR, PerImage
 
 
@@ -41,7 +42,12 @@ def check_betas(betas: Sequence[float]) -> None:
 
 
 def level_at(nodes: Sequence[float], t: PerImage) -> LogSNR:
-    """Level at time t in [0, 1], linear between nodes."""
+    """Level at time t in [0, 1], linear between nodes.
+
+    Raises:
+        ValueError: a time outside [0, 1] (looked at on the CPU only, as everywhere here).
+    """
+    check_time(t)
     table = _like(nodes, t)
     position = t * (len(nodes) - 1)
     cell = position.floor().clamp(0, len(nodes) - 2)
@@ -50,7 +56,14 @@ def level_at(nodes: Sequence[float], t: PerImage) -> LogSNR:
 
 
 def position_of(nodes: Sequence[float], logsnr: LogSNR) -> PerImage:
-    """Node number of a level, fractional between nodes and an exact integer at them: T times `level_at`'s inverse."""
+    """Node number of a level, fractional between nodes and an exact integer at them: T times `level_at`'s inverse.
+
+    Beyond the ends the outer pieces go on as straight lines.
+
+    Raises:
+        ValueError: a level is not a number.
+    """
+    check_levels(logsnr)
     table = _like(nodes, logsnr)
     cell = (torch.searchsorted(-table, -logsnr.contiguous(), right=True) - 1).clamp(0, len(nodes) - 2)
     start, end = table[cell], table[cell + 1]
@@ -58,7 +71,12 @@ def position_of(nodes: Sequence[float], logsnr: LogSNR) -> PerImage:
 
 
 def slope_at(nodes: Sequence[float], t: PerImage) -> PerImage:
-    """d logsnr / dt at time t: constant between nodes; at a node, that of the noisier side."""
+    """d logsnr / dt at time t: constant between nodes; at a node, that of the noisier side.
+
+    Raises:
+        ValueError: a time outside [0, 1].
+    """
+    check_time(t)
     table = _like(nodes, t)
     cell = (t * (len(nodes) - 1)).floor().clamp(0, len(nodes) - 2).long()
     return (table[cell + 1] - table[cell]) * (len(nodes) - 1)

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from ldm.core.ranges import check_levels, check_within
 from ldm.core.shapes import LogSNR, PerImage
 
 
@@ -22,6 +23,9 @@ class Weight(Protocol):
             logsnr: level (b,), nats. Every weight is finite in float32 on [-20, 20] nats.
             slope: d logsnr / dt of the schedule at those levels (b,), negative. Weights that are not a bound
                 (all but Elbo and SigmoidWeight) do not look at it.
+
+        Raises:
+            ValueError: a level is not a number, or a slope that is looked at is positive (on the CPU only).
         """
         ...
 
@@ -36,6 +40,7 @@ class Elbo:
     kind: Literal["elbo"] = "elbo"
 
     def __call__(self, logsnr: LogSNR, slope: PerImage) -> PerImage:
+        _check(logsnr, slope)
         return -0.5 * logsnr.exp() * slope
 
 
@@ -46,6 +51,7 @@ class SimpleEps:
     kind: Literal["simple_eps"] = "simple_eps"
 
     def __call__(self, logsnr: LogSNR, slope: PerImage) -> PerImage:
+        check_levels(logsnr)
         return logsnr.exp()
 
 
@@ -56,6 +62,7 @@ class SimpleV:
     kind: Literal["simple_v"] = "simple_v"
 
     def __call__(self, logsnr: LogSNR, slope: PerImage) -> PerImage:
+        check_levels(logsnr)
         return logsnr.exp() + 1
 
 
@@ -74,6 +81,7 @@ class MinSNR:
         _check_positive("gamma", self.gamma)
 
     def __call__(self, logsnr: LogSNR, slope: PerImage) -> PerImage:
+        check_levels(logsnr)
         return logsnr.clamp(max=math.log(self.gamma)).exp()
 
 
@@ -92,6 +100,7 @@ class SoftMinSNR:
         _check_positive("gamma", self.gamma)
 
     def __call__(self, logsnr: LogSNR, slope: PerImage) -> PerImage:
+        check_levels(logsnr)
         return self.gamma * (logsnr - math.log(self.gamma)).sigmoid()
 
 
@@ -112,6 +121,7 @@ class EDM:
         _check_positive("sigma_data", self.sigma_data)
 
     def __call__(self, logsnr: LogSNR, slope: PerImage) -> PerImage:
+        check_levels(logsnr)
         return logsnr.exp() + self.sigma_data**-2
 
 
@@ -130,7 +140,13 @@ class SigmoidWeight:
     bias: float = 2.0
 
     def __call__(self, logsnr: LogSNR, slope: PerImage) -> PerImage:
+        _check(logsnr, slope)
         return -0.5 * math.exp(self.bias) * (logsnr - self.bias).sigmoid() * slope
+
+
+def _check(logsnr: LogSNR, slope: PerImage) -> None:
+    check_levels(logsnr)
+    check_within("slope", slope, -math.inf, 0.0, hint="the level falls with time")
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -1,0 +1,100 @@
+"""Refusals of tensors whose numbers are out of range, made where looking at numbers costs next to nothing.
+
+On an accelerator a look would make the host wait for the device in every step, and in a compiled graph or in a trace
+there are no numbers to look at: there tensors are taken as they are, and what made them has checked its own input.
+"""
+
+import torch
+from torch import Tensor, nn
+
+ROUNDING = 1e-5  # by which a time may leave [0, 1]: float32 inverses of a level do
+
+
+def visible(*tensors: Tensor) -> bool:
+    """Whether there are numbers and they lie on the CPU."""
+    if torch.compiler.is_compiling():
+        return False
+    return all(x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter) for x in tensors)  # no stand-ins of a trace
+
+
+def check_within(name: str, x: Tensor, low: float, high: float, *, hint: str) -> None:
+    """Refuse numbers outside [low, high], and those that are none.
+
+    Args:
+        name: of the argument, which starts the message.
+        x: any shape.
+        low, high: what is allowed, both among it.
+        hint: what the numbers are, or what to give instead; ends the message.
+
+    Raises:
+        ValueError: names the first such number.
+    """
+    if visible(x):
+        fine = (x >= low) & (x <= high)  # false for nan too
+        if not bool(fine.all()):
+            raise ValueError(f"{name}: {x[~fine][0].item():g} is outside [{low:g}, {high:g}]; {hint}")
+
+
+def check_time(t: Tensor) -> None:
+    """Refuse times outside [0, 1], but for rounding.
+
+    Raises:
+        ValueError: names the first such time.
+    """
+    if visible(t):
+        fine = (t >= -ROUNDING) & (t <= 1 + ROUNDING)
+        if not bool(fine.all()):
+            raise ValueError(f"t: {t[~fine][0].item():g} is outside [0, 1]; 0 is data and 1 is noise")
+
+
+def check_cleaner(logsnr_s: Tensor, logsnr_t: Tensor) -> None:
+    """Refuse a step that does not lead from a noisier level t to a cleaner one s; the two broadcast.
+
+    Raises:
+        ValueError: names the first such pair.
+    """
+    if visible(logsnr_s, logsnr_t):
+        wrong = ~(logsnr_s > logsnr_t)
+        if bool(wrong.any()):
+            s, t = (x[wrong][0].item() for x in torch.broadcast_tensors(logsnr_s, logsnr_t))
+            raise ValueError(
+                f"logsnr_s, logsnr_t: {s:g}, {t:g} nats; s must be the cleaner level, with the higher log-SNR"
+            )
+
+
+def check_levels(logsnr: Tensor) -> None:
+    """Refuse levels that are not a number; both infinities are levels.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if visible(logsnr) and bool(torch.isnan(logsnr).any()):
+        raise ValueError("logsnr: nan is no level; inf is clean data, -inf pure noise")
+
+
+def check_is_not(worst: float, logsnr: Tensor, *, hint: str) -> None:
+    """Refuse one infinite level, and those that are not a number.
+
+    Args:
+        worst: the level that makes no sense, inf or -inf.
+        logsnr: any shape.
+        hint: why not.
+
+    Raises:
+        ValueError: there is one.
+    """
+    check_levels(logsnr)
+    if visible(logsnr) and bool((logsnr == worst).any()):
+        raise ValueError(f"logsnr: {worst:g} is not possible here; {hint}")
+
+
+def check_finite(name: str, logsnr: Tensor, *, hint: str) -> None:
+    """Refuse levels that are infinite or no number.
+
+    Raises:
+        ValueError: names the first such level.
+    """
+    if visible(logsnr):
+        fine = torch.isfinite(logsnr)
+        if not bool(fine.all()):
+            raise ValueError(f"{name}: {logsnr[~fine][0].item():g} is not a finite level; {hint}")

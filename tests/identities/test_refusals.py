@@ -1,0 +1,122 @@
+"""What the maths refuses by name: times outside [0, 1], levels that are no number, steps that lead the wrong way."""
+
+import math
+
+import pytest
+import torch
+
+from ldm.core.gaussian import Gaussian, discretised_log_prob
+from ldm.core.ranges import check_time
+from ldm.nets.gamma import GammaNet, GammaSpec
+from ldm.process import conditionals, elbo, hierarchy, prediction, schedule, sde, variance, weights
+from ldm.process.exact import GaussianMixture
+from ldm.process.piecewise import PiecewiseLogSNR
+from ldm.process.zero_terminal import ZeroTerminal
+
+SCHEDULES = [
+    schedule.LinearBeta(),
+    schedule.ScaledLinearBeta(),
+    schedule.Tabulated(betas=(0.1, 0.2)),
+    schedule.Cosine(),
+    schedule.Sigmoid(),
+    schedule.LinearLogSNR(),
+    PiecewiseLogSNR(levels=(3.0, 1.0, -4.0)),
+    ZeroTerminal(),
+    GammaNet(GammaSpec()),
+]
+WEIGHTS = [
+    weights.Elbo(),
+    weights.SimpleEps(),
+    weights.SimpleV(),
+    weights.MinSNR(),
+    weights.SoftMinSNR(),
+    weights.EDM(),
+    weights.SigmoidWeight(),
+]
+NOT_NOISE, NOT_DATA = "logsnr: -inf is not possible here; .*", "logsnr: inf is not possible here; .*"
+CLEANER, SAME, NOISIER = (torch.tensor([level]) for level in (2.0, 1.0, -1.0))
+NAN, CLEAN, NOISE = (torch.tensor([level]) for level in (math.nan, math.inf, -math.inf))
+X = torch.ones(1, 3)
+
+
+@pytest.mark.parametrize("tested", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_schedules_refuse_times_outside_and_levels_that_are_none(tested):
+    for t, named in ((-0.1, "-0.1"), (1.5, "1.5"), (math.nan, "nan")):
+        for ask in (tested, tested.slope):
+            with pytest.raises(ValueError, match=rf"^t: {named} is outside \[0, 1\]"):
+                ask(torch.tensor([0.5, t]))
+    for ask in (tested.inverse, tested.timesteps):
+        with pytest.raises(ValueError, match="^logsnr: nan is no level"):
+            ask(torch.tensor([0.5, math.nan]))
+    assert tested(torch.tensor([0.0, 1 + 1e-6])).shape == (2,)  # rounding is no fault
+
+
+@pytest.mark.parametrize("weight", WEIGHTS, ids=lambda w: type(w).__name__)
+def test_weights_refuse_levels_that_are_none(weight):
+    with pytest.raises(ValueError, match="^logsnr: nan"):
+        weight(NAN, torch.tensor([-1.0]))
+    if isinstance(weight, weights.Elbo | weights.SigmoidWeight):
+        with pytest.raises(ValueError, match=r"^slope: 1 is outside \[-inf, 0\]; the level falls"):
+            weight(SAME, torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda s, t: conditionals.q_step(X, s, t),
+        lambda s, t: conditionals.q_posterior(X, X, s, t),
+        lambda s, t: elbo.denoise_term(X, X, s, t),
+        lambda s, t: elbo.denoise_term(X, X, s, t, torch.tensor(0.5)),
+        variance.posterior,
+        variance.upper,
+        variance.analytic_bounds,
+        lambda s, t: variance.analytic(torch.tensor([0.5]), s, t),
+        lambda s, t: variance.learned_range(X, s, t),
+        lambda s, t: hierarchy.diffusion(lambda x, level: x, torch.cat([s, t])),
+    ],
+)
+def test_steps_refuse_levels_in_the_wrong_order(step):
+    step(CLEANER, NOISIER)
+    for s, t in ((NOISIER, CLEANER), (SAME, SAME), (NAN, SAME), (SAME, NAN)):
+        with pytest.raises(ValueError, match="s must be the cleaner level|nan is not a finite level"):
+            step(s, t)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: conditionals.q_sample(X, X, NAN), "logsnr: nan is no level"),
+        (lambda: elbo.prior_term(X, NAN), "logsnr: nan is no level"),
+        (lambda: elbo.denoise_term(X, X, CLEAN, SAME), "logsnr_s: inf is not a finite level; .* recon_term"),
+        (lambda: elbo.denoise_term(X, X, CLEANER, SAME, torch.tensor(-0.5)), "var: -0.5 is outside"),
+        (lambda: elbo.denoise_term_continuous(X, X, SAME, SAME), "slope: 1 is outside"),
+        (lambda: elbo.denoise_term_continuous(X, X, NAN, -SAME), "logsnr: nan is no level"),
+        (lambda: elbo.first_decoder(X, NOISE), NOT_NOISE + "pure noise says nothing"),
+        (lambda: elbo.recon_term(2 * X, Gaussian(X, X), 256), r"x: 2 is outside \[-1.*pixels"),
+        (lambda: elbo.ElboTerms(X[0], X[0], X[0]).bits_per_dim(0), "n: 0 dimensions"),
+        (lambda: discretised_log_prob(Gaussian(X, X), 2 * X), r"x: 2 is outside \[-1.*pixels"),
+        (lambda: Gaussian(X, torch.tensor([[1.0, -2.0, math.nan]])), r"var: -2 is outside \[0, inf\]"),
+        (lambda: prediction.to_x0("eps", X, X, NOISE), NOT_NOISE + "use v or x0"),
+        (lambda: prediction.to_x0("score", X, X, NOISE), NOT_NOISE + "use v or x0"),
+        (lambda: prediction.to_x0("v", X, X, NAN), "logsnr: nan is no level"),
+        (lambda: prediction.from_x0("v", X, X, CLEAN), NOT_DATA + "v is undefined at clean data"),
+        (lambda: prediction.target("score", X, X, CLEAN), NOT_DATA + "undefined at clean data"),
+        (lambda: variance.noise_power(X, X, CLEAN), NOT_DATA + "eps is undefined at clean data"),
+        (lambda: sde.to_ve(X, NOISE), NOT_NOISE + "never is pure noise"),
+        (lambda: sde.to_vp(X, NAN), "logsnr: nan is no level"),
+        (lambda: sde.flow_velocity(X, X, NAN), "logsnr: nan is no level"),
+        (lambda: sde.VariancePreserving(schedule=schedule.Cosine()).marginal(2 * SAME), "t: 2 is outside"),
+        (lambda: sde.VarianceExploding(schedule=schedule.Cosine()).diffusion_squared(2 * SAME), "t: 2 is outside"),
+        (lambda: GaussianMixture(X[0, :1], X, X[:, 0]).sample(2 * SAME, X), r"u: 2 is outside \[0, 1\]"),
+    ],
+)
+def test_what_is_outside_is_refused_by_name(ask, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        ask()
+
+
+def test_where_there_are_no_numbers_tensors_are_taken_as_they_are():
+    levels = torch.empty(2, device="meta")
+    assert conditionals.q_step(torch.empty(2, 3, device="meta"), levels, levels).mean.shape == (2, 3)
+    compiled = torch.compile(lambda t: (check_time(t), 2 * t)[1], fullgraph=True, backend="eager")
+    assert compiled(torch.tensor([0.5, 1.0])).shape == (2,)
