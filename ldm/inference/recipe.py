@@ -22,6 +22,7 @@ FILES = ("image", "mask", "embedding", "lora", "upscale")  # options that name f
 ELSEWHERE = (
     "model",
     "model_given",
+    "models",
     "turbo",
     "out",
     "device",
@@ -75,6 +76,8 @@ def facts(model: Model, request: Request, options: argparse.Namespace) -> dict[s
     device = next(model.denoise.parameters()).device.type
     name = Path(options.model).stem if model.folder is None else model.folder.name
     found: dict[str, Any] = {"model": model.sha256, "model name": name}
+    if options.model.parent != options.models:  # the user's own; those of a checkout have the same name in another
+        found["model path"] = str(options.model)
     found |= {name: _contents(name, getattr(options, name)) for name in FILES if getattr(options, name)}
     found |= {name: used for name, used in _steering(request).items() if name in ("classifier", "weak")}
     if model.folder is not None and resolve(model, request).needs_tables:

@@ -27,7 +27,7 @@ def remembered(path: Path, models: Path) -> dict[str, Any]:
 
     Args:
         path: a PNG of this program.
-        models: folder in which its model is looked for by name.
+        models: folder in which its model is looked for by name, if it is not where it was.
 
     Raises:
         ValueError: no such file, no PNG of this program, or one from before pictures remembered all of it.
@@ -41,10 +41,12 @@ def remembered(path: Path, models: Path) -> dict[str, Any]:
             options[name] = path.parent / options[name].name  # it may have moved with the picture
     if options.get("upscale") and not options["upscale"].is_dir():
         options["upscale"] = models / options["upscale"].name  # the shipped one, of a checkout elsewhere
-    folder = models / known["model name"]
+    folders = [Path(known[name]) for name in ("model path",) if name in known]
+    folders += [models / known["model name"]] if known["model name"] else []
     expected = {**known, "seed": options["seed"], "count": options["count"], "picture": str(path)}
-    if known["model name"] and folder.is_dir():
-        options["model"] = folder
+    there = [folder for folder in folders if folder.exists()]
+    if there:
+        options["model"] = there[0]
     before = {} if "vocabulary" in known else {"literal": True}  # drawn when every phrase was read as it is
     return options | before | {"only": recipe["index"], "expected": expected}
 
@@ -133,7 +135,8 @@ def _check_kinds(recipe: dict[str, Any]) -> None:
         TypeError, KeyError, AttributeError: a value is of another kind, or missing.
     """
     command, kinds = recipe["command"], dict.fromkeys(WORDS, str) | dict.fromkeys(NUMBERS, int | float)
-    recipe["facts"]["model name"].strip(), recipe["facts"]["model"].strip()
+    known = recipe["facts"]
+    known["model name"].strip(), known["model"].strip(), known.get("model path", "").strip()
     for name, value in command.items():
         plain = value if isinstance(value, list) else [value]
         if not all(isinstance(one, str | int | float | None) for one in plain):

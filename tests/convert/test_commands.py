@@ -55,6 +55,9 @@ def test_a_file_is_drawn_with(run, file, tmp_path):
     options = ["--out", tmp_path / "drawn", "--steps", "1", "--width", "32", "--height", "32", "--device", "cpu"]
     code, lines, _ = run("txt2img", "--model", file, "--prompt", "a cat", *options)
     assert code == 0 and Image.open(lines[0]).size == (32, 32)
+    drawn = Path(lines[0])
+    code, lines, errors = run("txt2img", "--from-picture", drawn, "--device", "cpu", "--out", tmp_path / "again")
+    assert code == 0 and Path(lines[0]).read_bytes() == drawn.read_bytes(), errors
     code, _, errors = run("txt2img", "--model", tmp_path / "none.safetensors", *options)
     assert code == 2 and errors == [f"error: {tmp_path / 'none.safetensors'}: no such file"]
     code, _, errors = run("txt2img", "--model", tmp_path / "none", *options)
