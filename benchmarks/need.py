@@ -24,18 +24,43 @@ from ldm.convert.opening import open_model
 from ldm.core.device import pick_device
 from ldm.core.memory import forget_most, most_resident, resident
 from ldm.core.precision import narrow
+from ldm.inference.conditions import needed_chunks
 from ldm.inference.need import estimate
 from ldm.inference.pipeline import Request, txt2img
 from ldm.inference.placing import Placement, placed
+from ldm.inference.upscale import Upscale, load_upscaler, upscale
+from ldm.inference.weaker import load_weak
 
 EMOJI, SMALL = "emoji", "small Stable Diffusion"
-CASES = {  # model, pictures at once, pixels of a side, in strips
-    "a": (EMOJI, 1, 128, False),
-    "b": (EMOJI, 16, 128, False),
-    "c": (SMALL, 1, 256, False),
-    "d": (SMALL, 1, 512, False),
-    "e": (SMALL, 4, 512, False),
-    "f": (SMALL, 4, 512, True),
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is drawn: by which model, pictures at once, pixels of a side, what else."""
+
+    model: str
+    batch: int
+    side: int
+    tile: bool = False
+    weak: bool = False
+    upscale: bool = False
+    words: int = 3
+
+    def __str__(self) -> str:
+        more = [f"--{name}" for name in ("tile", "weak", "upscale") if getattr(self, name)]
+        more += [f"a prompt of {self.words} words"] if self.words > 3 else []
+        return ", ".join([f"{self.model}, {self.batch} of {self.side}x{self.side}", *more])
+
+
+CASES = {
+    "a": Case(EMOJI, 1, 128),
+    "b": Case(EMOJI, 16, 128),
+    "c": Case(SMALL, 1, 256),
+    "d": Case(SMALL, 1, 512),
+    "e": Case(SMALL, 4, 512),
+    "f": Case(SMALL, 4, 512, tile=True),
+    "g": Case(SMALL, 1, 256, weak=True, words=300),
+    "h": Case(EMOJI, 4, 128, upscale=True),
 }
 
 
@@ -52,24 +77,40 @@ class Found:
     decoder: int
 
 
-def found(folder: Path, batch: int, side: int, tile: bool, dtype: torch.dtype, steps: int) -> Found:
+def found(folder: Path, case: Case, dtype: torch.dtype, steps: int) -> Found:
     """Draw in this process."""
     device = pick_device("cpu")
-    how = Placement(device=device, dtype=dtype, tile=tile)
+    how = Placement(device=device, dtype=dtype, tile=case.tile)
     model = open_model(folder)
+    weak = load_weak(folder, model, 2.0) if case.weak else None
+    upscaler = load_upscaler(ROOT / "models" / "emoji-upscaler") if case.upscale else None
+    prompt = " ".join(["a red apple"] * (case.words // 3))
     before = resident()
     forget_most()
-    need = estimate(model, how, batch=batch, height=side, width=side)
+    need = estimate(
+        model,
+        how,
+        batch=case.batch,
+        height=case.side,
+        width=case.side,
+        chunks=needed_chunks(model, prompt),
+        weak=None if weak is None else weak.model,
+        upscaler=upscaler,
+    )
     request = Request(
-        prompts=("a red apple",) * batch,
-        seeds=tuple(range(batch)),
+        prompts=(prompt,) * case.batch,
+        seeds=tuple(range(case.batch)),
         steps=steps,
         scale=2.5,
-        height=side,
-        width=side,
-        batch=batch,
+        height=case.side,
+        width=case.side,
+        batch=case.batch,
+        away=weak,
     )
-    txt2img(placed(model, how), request, dtype=dtype)
+    images = txt2img(placed(model, how), request, dtype=dtype)
+    if upscaler is not None:
+        how_large = Upscale(prompts=request.prompts, seeds=request.seeds, restore=True, batch=case.batch)
+        upscale(upscaler, images, how_large, dtype=dtype)
     return Found(need.total, most_resident(), before, need.program, need.weights, need.network, need.decoder)
 
 
@@ -91,8 +132,7 @@ def main() -> None:
     options = parser.parse_args()
     dtype = narrow("cpu") if options.dtype == "auto" else getattr(torch, options.dtype)
     if options.only:
-        _, batch, side, tile = CASES[options.only]
-        print(json.dumps(asdict(found(options.folder, batch, side, tile, dtype, options.steps))))
+        print(json.dumps(asdict(found(options.folder, CASES[options.only], dtype, options.steps))))
         return
     print(f"{dtype}, {torch.get_num_threads()} threads, {options.steps} steps, MB".replace("torch.", ""))
     print(
@@ -103,10 +143,9 @@ def main() -> None:
         write_model(Path(made))
         folders = {EMOJI: ROOT / "models" / "emoji", SMALL: Path(made)}
         for case in options.cases:
-            name, batch, side, tile = CASES[case]
-            row = elsewhere(case, folders[name], options)
+            row = elsewhere(case, folders[CASES[case].model], options)
             above = row.estimated - row.before, row.measured - row.before
-            columns = [f"{name}, {batch} of {side}x{side}{', --tile' if tile else ''}"]
+            columns = [str(CASES[case])]
             columns += [
                 f"{row.estimated / 1e6:.0f}",
                 f"{row.measured / 1e6:.0f}",

@@ -13,13 +13,12 @@ from ldm.core.images import save_png
 from ldm.denoiser import counted
 from ldm.inference import redraw
 from ldm.inference.adapters import add_loras, add_words, unused
-from ldm.inference.conditions import not_read, taken_for
-from ldm.inference.need import advised, estimate, worth_telling
+from ldm.inference.conditions import needed_chunks, not_read, taken_for
+from ldm.inference.need import advised, drawn_together, estimate, worth_telling
 from ldm.inference.options import check_options, dtype_of, placement_of, request_of
-from ldm.inference.pipeline import parts, txt2img
+from ldm.inference.pipeline import Request, parts, txt2img
 from ldm.inference.placing import Placement, placed
 from ldm.inference.recipe import parameters, recipes
-from ldm.inference.sources import drawn_together
 from ldm.inference.upscale import Upscale, load_upscaler, upscale
 from ldm.nets.guess import SEPARATOR
 from ldm.samplers.loop import OnStep, Step
@@ -52,11 +51,14 @@ def draw(options: argparse.Namespace) -> list[Path]:
         notices += cut_words(model, prompt or "")
     for prompt in (options.prompt, options.to_prompt):
         notices += taken_otherwise(model, prompt or "")
-    model = ready(model, place, options)
     request = request_of(options, model)
+    upscaler = None if options.upscale is None else load_upscaler(options.upscale)
+    tell_need(model, place, options, request, upscaler)
+    with advised():
+        model, request = placed(model, place), request.on(device)
+        upscaler = None if upscaler is None else upscaler.to(device)
     if options.expected is not None:
         redraw.check(options, model, request)
-    upscaler = None if options.upscale is None else load_upscaler(options.upscale).to(device)
     weak = [] if request.away is None else [request.away.model.denoise]
     with advised(), counted(model.denoise, *weak) as evaluations:
         images = txt2img(model, request, dtype=dtype, on_step=telling(notices))
@@ -77,13 +79,23 @@ def draw(options: argparse.Namespace) -> list[Path]:
     return paths
 
 
-def ready(model: Model, how: Placement, options: argparse.Namespace) -> Model:
-    """`model` where and how it is to be computed, after its need of memory was told if that is large."""
-    drawn = drawn_together(options, model)
-    if worth_telling(model, **drawn):
-        sys.stderr.write(f"{estimate(model, how, **drawn)}\n")
-    with advised():
-        return placed(model, how)
+def tell_need(
+    model: Model, how: Placement, options: argparse.Namespace, request: Request, upscaler: Model | None
+) -> None:
+    """Say how much memory it takes, if that is much."""
+    drawn = drawn_together(model, request)
+    if not worth_telling(model, **drawn):
+        return
+    need = estimate(
+        model,
+        how,
+        **drawn,
+        chunks=needed_chunks(model, options.prompt, options.negative, options.to_prompt or ""),
+        weak=None if request.away is None else request.away.model,
+        upscaler=upscaler,
+        classifier=None if request.towards is None else request.towards.classifier.net,
+    )
+    sys.stderr.write(f"{need}\n")
 
 
 def adapted(model: Model, options: argparse.Namespace) -> tuple[Model, dict[str, Any]]:

@@ -15,6 +15,7 @@ from ldm.core.memory import held_at_most, lacks_memory, resident
 from ldm.core.packed import can_pack, reducible
 from ldm.core.upsample import Upsample, split
 from ldm.core.winograd import transformed_bytes
+from ldm.inference.pipeline import Request, unit_of
 from ldm.inference.placing import Placement
 from ldm.nets.attention import use_attention
 from ldm.nets.attention_backends import kernel
@@ -22,7 +23,6 @@ from ldm.nets.cond import Cond
 from ldm.nets.unet import UNet
 
 Net = TypeVar("Net", bound=nn.Module)
-WORDS = 77  # tokens that cross-attention reads, or about as many
 LARGE_WEIGHTS, LARGE_PICTURES = 500_000_000, 2**20  # bytes, pixels: from these on it is worth a second to tell the need
 HEAP = 1.4  # what a CPU's heap and its kernels take for one byte of living tensors
 LATE = 35_000_000  # bytes of libraries and tables that come with the first step
@@ -56,31 +56,69 @@ class Need:
         return f"needs about {_size(self.total)} of memory ({parts})"
 
 
-def estimate(model: Model, how: Placement, *, batch: int, height: int, width: int) -> Need:
+def estimate(
+    model: Model,
+    how: Placement,
+    *,
+    batch: int,
+    height: int,
+    width: int,
+    chunks: int = 1,
+    weak: Model | None = None,
+    upscaler: Model | None = None,
+    classifier: nn.Module | None = None,
+) -> Need:
     """What drawing needs: weights are counted, activations are those of the same networks without memory (meta device).
 
     Args:
-        model: what draws, as it was loaded.
+        model: what draws, as it was loaded, like all that is given with it.
         how: how it will be placed.
         batch: pictures computed together; guidance doubles them.
         height, width: pixels.
+        chunks: how often the text encoder reads for each prompt.
+        weak: a second model that is asked at every step.
+        upscaler: a model that enlarges what was drawn, `batch` tiles at a time.
+        classifier: a network whose gradient steers; of it the weights alone are counted.
     """
     shape = model.codec.latent_shape(height, width)
-    parts = (model.text, model.guess)
     weights = {
         "network": _bytes(model.denoise, how.dtype),
         "codec": _bytes(model.codec, how.dtype),
-        "text": sum(_bytes(part) for part in parts if isinstance(part, nn.Module)),
+        "text": _of_text(model),
     }
-    held = max(weights.values()) if how.offload else sum(weights.values())
+    others = [x for x in (weak, upscaler) if x is not None]
+    further = sum(_as_loaded(other) for other in others) + (0 if classifier is None else _bytes(classifier))
+    held = (max(weights.values()) if how.offload else sum(weights.values())) + further
     rows = batch if model.config.net.distilled is not None else 2 * batch
-    network, decoder = _network(model, how, (rows, *shape)), _decoder(model, how, (batch, *shape))
+    asked = [(model, (rows, *shape), chunks)] + ([] if weak is None else [(weak, (rows, *shape), chunks)])
+    if upscaler is not None:
+        side = upscaler.config.sample.size
+        asked.append((upscaler, (2 * batch, *upscaler.codec.latent_shape(side, side)), 1))
+    network = max(_network(each, how, size, words) for each, size, words in asked)
+    decoder = _decoder(model, how, (batch, *shape))
     if how.device.type != "cpu":
         return Need(0, held, network, decoder)
-    loaded = _bytes(model.denoise) + _bytes(model.codec) + weights["text"]
+    loaded = _as_loaded(model) + further
     weight = max(loaded, held)  # they came in float32, and the heap keeps what narrowing them frees
     weight += _beside(model, how) if can_pack(how.device, how.dtype) else 0
     return Need(LATE + max(0, resident() - loaded), weight, int(HEAP * network), int(HEAP * decoder))
+
+
+def _as_loaded(model: Model) -> int:
+    return _bytes(model.denoise) + _bytes(model.codec) + _of_text(model)
+
+
+def _of_text(model: Model) -> int:
+    return sum(_bytes(part) for part in (model.text, model.guess) if isinstance(part, nn.Module))
+
+
+def drawn_together(model: Model, request: Request) -> dict[str, int]:
+    """How many pictures of which size the network draws at once: batch, height and width."""
+    side = model.config.sample.size
+    height, width = request.height or side, request.width or side
+    if request.start is not None:
+        height, width = request.start.canvas.image(unit_of(model)).shape[-2:]
+    return {"batch": min(len(request.prompts), request.batch), "height": height, "width": width}
 
 
 def worth_telling(model: Model, *, batch: int, height: int, width: int) -> bool:
@@ -107,13 +145,13 @@ def advised() -> Iterator[None]:
         ) from error
 
 
-def _network(model: Model, how: Placement, shape: tuple[int, ...]) -> int:
-    spec = model.config.net
+def _network(model: Model, how: Placement, shape: tuple[int, ...], chunks: int) -> int:
+    spec, words = model.config.net, chunks * model.text.max_tokens
     with torch.device("meta"):
         net = _as_run(UNet(spec), how, packed=not how.compile)
         x, ones = torch.empty(shape[0], spec.in_channels, *shape[2:], dtype=how.dtype), torch.empty(shape[0])
         cond = Cond(
-            torch.empty(shape[0], WORDS, spec.context_dim, dtype=how.dtype),
+            torch.empty(shape[0], words, spec.context_dim, dtype=how.dtype),
             pooled=torch.empty(shape[0], spec.pooled_dim) if spec.pooled_dim else None,
             channels=torch.empty(shape[0], spec.cond_channels, *shape[2:]) if spec.cond_channels else None,
             scale=None if spec.distilled is None else ones,

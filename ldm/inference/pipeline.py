@@ -96,6 +96,13 @@ class Request:
         only = None if self.only is None else self.only - rows.start
         return replace(self, prompts=self.prompts[rows], seeds=self.seeds[rows], blend=blend, low=low, only=only)
 
+    def on(self, device: torch.device) -> "Request":
+        """The same with the other networks that take part on a device; a classifier is moved where it is."""
+        if self.towards is not None:
+            self.towards.classifier.net.to(device)
+        away = None if self.away is None else replace(self.away, model=self.away.model.to(device))
+        return replace(self, away=away)
+
 
 def parts(model: Model, request: Request) -> Iterator[tuple[Request, int]]:
     """What is computed together: requests of at most `batch` pictures whose prompts are equally long for the encoder,

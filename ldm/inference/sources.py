@@ -70,20 +70,6 @@ def start_of(options: argparse.Namespace, model: Model) -> Start | None:
     )
 
 
-def drawn_together(options: argparse.Namespace, model: Model) -> dict[str, int]:
-    """How many pictures of which size the options make the network draw at once: batch, height and width.
-
-    Raises:
-        ValueError: as `start_of`.
-    """
-    start, blend = start_of(options, model), blend_of(options)
-    side = model.config.sample.size
-    height, width = options.height or side, options.width or side
-    if start is not None:
-        height, width = start.canvas.image(unit_of(model)).shape[-2:]
-    return {"batch": min(len(blend.share) if blend else options.count, options.batch), "height": height, "width": width}
-
-
 def blend_of(options: argparse.Namespace) -> Blend | None:
     """What the options put between two prompts or seeds; None: nothing."""
     if options.variation_seed is not None:

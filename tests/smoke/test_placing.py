@@ -1,5 +1,8 @@
 """However a model is placed, it draws the same picture; what cannot be done here is refused in one line."""
 
+import subprocess
+import sys
+
 import pytest
 import stages
 import torch
@@ -97,6 +100,27 @@ def test_the_need_grows_with_what_is_drawn(model_folder):
     assert "needs about" in str(one)
     assert not worth_telling(model, batch=1, height=64, width=64)
     assert worth_telling(model, batch=4, height=512, width=1024)
+
+
+def test_the_need_counts_all_that_takes_part(model_folder):
+    how = Placement(device=torch.device("cuda"), dtype=torch.float32)
+    model, other = load_model(model_folder), load_model(model_folder)
+    alone, both, long = (
+        estimate(model, how, batch=1, height=64, width=64, **more) for more in ({}, {"weak": other}, {"chunks": 100})
+    )
+    assert both.weights == 2 * alone.weights and both.network == alone.network
+    assert estimate(model, how, batch=1, height=64, width=64, upscaler=other).weights == both.weights
+    assert long.network > alone.network and long.weights == alone.weights
+    classifier = torch.nn.Linear(8, 8)
+    steered = estimate(model, how, batch=1, height=64, width=64, classifier=classifier)
+    assert steered.weights == alone.weights + 4 * (64 + 8)
+
+
+def test_the_need_is_what_is_measured():
+    """In a process of its own, guided, on a CPU: within 15 %."""
+    command = [sys.executable, stages.ROOT / "benchmarks/need.py", "--cases", "c", "--steps", "2"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert 0.85 < float(lines[-1].split("|")[4]) < 1.15, lines
 
 
 def test_narrowing_on_a_cpu_does_not_take_back_what_loading_took(model_folder):
