@@ -6,6 +6,7 @@ and head size; `use_attention` puts another into a network.
 
 import importlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -104,8 +105,27 @@ def sdpa(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
 
 
 def automatic(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
-    """`sdpa` where it has a fused kernel that pays, else `plain`, which does not hold all scores either."""
-    return (sdpa if fused(q.device.type, q.dtype, q.shape[-1]) and _pays(q, k) else plain)(q, k, v, mask)
+    """`sdpa` where it has a fused kernel that pays; else xformers' where it has one, for heads too wide for the former;
+    else `plain`, which does not hold all scores either.
+    """
+    if fused(q.device.type, q.dtype, q.shape[-1]):
+        return (sdpa if _pays(q, k) else plain)(q, k, v, mask)
+    return (_wide(q.device, q.dtype) or plain)(q, k, v, mask)
+
+
+def _wide(device: torch.device, dtype: torch.dtype) -> Kernel | None:
+    """xformers' kernel where it is installed and runs; it goes on beyond `WIDEST` channels per head."""
+    if device.type != "cuda" or torch.compiler.is_compiling():
+        return None
+    return _found(device, dtype)
+
+
+@lru_cache(maxsize=16)
+def _found(device: torch.device, dtype: torch.dtype) -> Kernel | None:
+    try:
+        return _xformers(device, dtype, 2 * WIDEST)
+    except ValueError:
+        return None
 
 
 def _pays(q: Heads, k: Keys) -> bool:
@@ -146,8 +166,12 @@ def kernel(name: Backend, device: torch.device | str = "cpu", dtype: torch.dtype
             return _xformers(device, dtype)
 
 
-def _xformers(device: torch.device | str, dtype: torch.dtype) -> Kernel:
+def _xformers(device: torch.device | str, dtype: torch.dtype, channels: int = 64) -> Kernel:
     """xformers' kernel, after it has computed something: it may be installed, and import, without having any.
+
+    Args:
+        device, dtype: where it is to run.
+        channels: per head that it is tried with.
 
     Raises:
         ValueError: it is not installed or cannot run here.
@@ -162,7 +186,7 @@ def _xformers(device: torch.device | str, dtype: torch.dtype) -> Kernel:
         return compute(q.contiguous(), k.contiguous(), v.contiguous(), attn_bias=bias)
 
     try:
-        one = torch.ones(1, 8, 1, 64, device=device, dtype=dtype)
+        one = torch.ones(1, 8, 1, channels, device=device, dtype=dtype)
         fine = bool(torch.allclose(attend(one, one, one, None), one))
     except (RuntimeError, NotImplementedError, ValueError) as error:
         raise ValueError(

@@ -101,6 +101,27 @@ def test_whole_scores_are_not_held_where_no_fused_kernel_is():
     assert fused("mps", torch.float16, 64) and not fused("mps", torch.float16, 40)
 
 
+@pytest.mark.parametrize("compute", [with_bias, None])
+def test_heads_too_wide_for_pytorch_on_cuda_go_to_xformers_where_it_runs(compute, monkeypatch):
+    called = []
+    for name in ("plain", "sdpa"):
+        monkeypatch.setattr(attention_backends, name, lambda q, *_, name=name: called.append(name) or q)
+    # a CPU stands in for the card: what is chosen is looked at, not what a kernel of CUDA computes
+    monkeypatch.setattr(attention_backends, "fused", lambda device, dtype, d: fused("cuda", dtype, d))
+    monkeypatch.setattr(attention_backends, "_wide", lambda device, dtype: attention_backends._found(device, dtype))
+    attention_backends._found.cache_clear()
+    if compute is None:
+        monkeypatch.setitem(sys.modules, "xformers.ops", None)
+    else:
+        stub(monkeypatch, lambda *args, **kwargs: called.append("xformers") or compute(*args, **kwargs))
+    narrow, wide = (torch.ones(1, 4, 1, d) for d in (256, 512))
+    automatic(narrow, narrow, narrow, None)
+    assert called == ["sdpa"]
+    automatic(wide, wide, wide, None)
+    assert called[-1] == ("plain" if compute is None else "xformers")
+    attention_backends._found.cache_clear()
+
+
 def no_kernel(q, k, v, attn_bias=None):
     raise NotImplementedError("No operator found for `memory_efficient_attention_forward` with inputs:\n   q: ...")
 
