@@ -9,6 +9,7 @@ from autoencoder.build import load_autoencoder, save_autoencoder
 from autoencoder.config import AutoencoderConfig
 from autoencoder.data import train_loader, val_loader
 from autoencoder.module import AutoencoderTraining
+from autoencoder.reconstructions import Reconstructions
 from autoencoder.stats import LatentMoments, MomentsMeter
 from ldm.core.config_io import dump_yaml
 from ldm.core.distributed import join
@@ -40,6 +41,7 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
     done = steps_done(out)
     start = _start(init, config)
     loaders = train_loader(config, done), val_loader(config)
+    held = next(iter(loaders[1]), None)
     module = AutoencoderTraining(config, start[0] if start and not done else None)
     trainer = make_trainer(
         out,
@@ -49,6 +51,7 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
         save_every=config.save_every,
         spec=config.trainer,
         keep=config.keep,
+        callbacks=[Reconstructions(held.image, out)] if held is not None else [],
         wandb=config.logger == "wandb",
         partial=module.discriminator is not None,
     )

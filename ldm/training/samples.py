@@ -4,18 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ldm.core.distributed import world
 from ldm.core.images import grid, save_png
+from ldm.core.sheet import moment, save_sheet
 from ldm.inference.pipeline import Request, txt2img
 
 FOLDER, SHEET = "samples", "samples.png"
-MARGIN = 72  # pixels for the name of a row
 
 
 class Samples(Callback):
@@ -54,41 +52,10 @@ class Samples(Callback):
             return
         row.parent.mkdir(parents=True, exist_ok=True)
         save_png(grid(images, len(images)), row)
-        _sheet(sorted(row.parent.glob("*.png")), self._prompts, self._out / SHEET, trainer.max_steps)
+        rows = [(moment(int(each.stem), trainer.max_steps), each) for each in sorted(row.parent.glob("*.png"))]
+        save_sheet(rows, self._prompts, self._out / SHEET)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("samples", grid(images, 4) / 2 + 0.5, trainer.global_step)
             elif hasattr(logger, "log_image"):  # Weights & Biases
                 logger.log_image("samples", [Image.open(row)], step=trainer.global_step)
-
-
-def _sheet(rows: Sequence[Path], prompts: Sequence[str], path: Path, steps: int) -> None:
-    """Rows below each other, the prompts above them and the moments beside them."""
-    strips = [Image.open(row).convert("RGB") for row in rows]
-    width, height = strips[0].size
-    font, cell = ImageFont.load_default(12), width // len(prompts)
-    heads = [wrapped(prompt, cell, font) for prompt in prompts]
-    top = 8 + 15 * max(head.count("\n") + 1 for head in heads)
-    sheet = Image.new("RGB", (MARGIN + width, top + height * len(strips)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, head in enumerate(heads):
-        pen.multiline_text((MARGIN + i * cell + 4, 2), head, "black", font)
-    for i, (row, strip) in enumerate(zip(rows, strips, strict=True)):
-        sheet.paste(strip, (MARGIN, top + i * height))
-        step = int(row.stem)
-        name = {0: "before", steps: "after"}.get(step, f"step {step}")
-        pen.text((4, top + i * height + height // 2), name, "black", font)
-    pixels = torch.from_numpy(np.array(sheet)).permute(2, 0, 1) / 127.5 - 1
-    save_png(pixels, path, {"prompts": list(prompts)})
-
-
-def wrapped(text: str, width: int, font: Any) -> str:
-    """`text` in lines of at most `width` pixels; a longer word has a line of its own."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width - 8 or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return "\n".join(lines)

@@ -3,9 +3,11 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import stages
 import torch
+from PIL import Image
 
 from autoencoder.build import load_autoencoder
 from autoencoder.config import AutoencoderConfig
@@ -26,6 +28,12 @@ def test_only_the_decoder_changes_and_stage_2_still_fits(shapes, random_autoenco
         name.split(".")[0] for name, w in after.state_dict().items() if not torch.equal(w, before.state_dict()[name])
     }
     assert changed == {"decoder"}
+
+    rows = sorted(each.name for each in (tmp_path / "run" / "reconstructions").iterdir())
+    assert rows == ["00000000.png", "00000004.png", "original.png"]
+    first, last, original = (np.asarray(Image.open(tmp_path / "run" / "reconstructions" / row)) for row in rows)
+    sheet = np.asarray(Image.open(tmp_path / "run" / "reconstructions.png"))
+    assert np.array_equal(sheet[8:, 72:], np.concatenate([original, first, last])) and (first != last).any()
 
     refined = tmp_path / "model"
     shutil.copytree(model_folder, refined)
