@@ -108,20 +108,22 @@ def old_rows(features, asked, gallery):
     """Concept accuracy of old prompts without and with the LoRA, and the change of it, picture by picture."""
     import torch
 
-    from ldm.evaluation.concepts import nearest_concepts
+    from ldm.evaluation.concepts import TOP, nearest_concepts
     from ldm.evaluation.report import judge
     from ldm.evaluation.table import Row, mean_row
 
-    rows, hits = [], []
+    rows: list[Row] = []
+    hits: dict[int, list[torch.Tensor]] = {1: [], TOP: []}
     for name, (_, found) in features.items():
         overall = judge(found, asked, gallery).overall
         rows.append(Row(f"old prompts, {name}", "top-1", overall.top1, overall.top1_error, overall.n))
         rows.append(Row(f"old prompts, {name}", "top-5", overall.top5, overall.top5_error, overall.n))
-        nearest = nearest_concepts(found, gallery.features, gallery.concepts, 1)
-        hits.append(
-            torch.tensor([row[0] == concept for row, concept in zip(nearest, asked.concepts, strict=True)]).float()
-        )
-    return [*rows, mean_row("old prompts, change", "top-1", hits[1] - hits[0])]
+        nearest = nearest_concepts(found, gallery.features, gallery.concepts, TOP)
+        for k, of_each in hits.items():
+            right = [concept in row[:k] for row, concept in zip(nearest, asked.concepts, strict=True)]
+            of_each.append(torch.tensor(right).float())
+    changes = [mean_row("old prompts, change", f"top-{k}", after - before) for k, (before, after) in hits.items()]
+    return [*rows, *changes]
 
 
 def start(options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import re
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,11 @@ def test_calls_alternate_and_the_first_of_each_is_not_counted():
     calls = []
     counted = benchmark("training")["interleaved"]([lambda: calls.append(1), lambda: calls.append(2)], 3)
     assert calls == [1, 2] * 4 and [len(times) for times in counted] == [3, 3]
+
+
+def test_the_operations_of_docs_scaling_are_those_of_stable_diffusion():
+    made = benchmark("throughput")
+    assert made["counted"](replace(made["SHAPE"], channels=320), 1, 64) == pytest.approx(0.803e12, rel=1e-3)
 
 
 def test_cold_start_measures_a_process_of_its_own():
