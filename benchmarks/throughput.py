@@ -1,4 +1,4 @@
-"""The arithmetic of docs/scaling.md beside what small cases take: operations and time of a step, bytes between processes.
+"""The arithmetic of docs/scaling.md beside small cases: operations and time of a step, bytes between processes.
 
     python benchmarks/throughput.py              # both tables
     python benchmarks/throughput.py --rounds 9

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ldm.core.ranges import ROUNDING, check_within
+from ldm.core.ranges import ROUNDING, check_not_negative, check_within
 from ldm.core.shapes import Latent, PerImage
 
 
@@ -15,15 +15,15 @@ class Gaussian:
     """N(mean, diag(var)). `var` has the shape of `mean` or broadcasts to it; its unit is that of mean squared.
 
     Raises:
-        ValueError: a variance is negative or not a number (looked at on the CPU only, see `ldm.core.ranges`); zero
-            is a point.
+        ValueError: a variance is negative (looked at on the CPU only, see `ldm.core.ranges`); zero is a point. One that
+            is not a number passes: of a training that left the finite numbers more is to be said than that.
     """
 
     mean: Tensor
     var: Tensor
 
     def __post_init__(self) -> None:
-        check_within("var", self.var, 0.0, math.inf, hint="a variance is 0 or more")
+        check_not_negative("var", self.var)
 
 
 def sample(g: Gaussian, z: Latent) -> Latent:

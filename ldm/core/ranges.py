@@ -35,6 +35,16 @@ def check_within(name: str, x: Tensor, low: float, high: float, *, hint: str) ->
             raise ValueError(f"{name}: {x[~fine][0].item():g} is outside [{low:g}, {high:g}]; {hint}")
 
 
+def check_not_negative(name: str, x: Tensor) -> None:
+    """Refuse negative numbers; those that are none pass.
+
+    Raises:
+        ValueError: names the least.
+    """
+    if visible(x) and bool((x < 0).any()):
+        raise ValueError(f"{name}: {x[x < 0].min().item():g} is negative; give 0 or more")
+
+
 def check_time(t: Tensor) -> None:
     """Refuse times outside [0, 1], but for rounding.
 
