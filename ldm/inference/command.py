@@ -19,6 +19,7 @@ from ldm.inference.options import check_options, dtype_of, placement_of, request
 from ldm.inference.pipeline import Request, parts, txt2img
 from ldm.inference.placing import Placement, placed
 from ldm.inference.recipe import parameters, recipes
+from ldm.inference.symbols import foreign, spelled_out
 from ldm.inference.upscale import Upscale, load_upscaler, upscale
 from ldm.nets.guess import SEPARATOR
 from ldm.samplers.loop import OnStep, Step
@@ -46,7 +47,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
     model, added = adapted(model, options)
     if options.literal:
         model = model.as_written()
-    notices = [*settle_style(model, options)]
+    notices = [*spell_symbols(model, options), *settle_style(model, options)]
     for prompt in (options.prompt, options.negative, options.to_prompt):
         notices += cut_words(model, prompt or "")
     for prompt in (options.prompt, options.to_prompt):
@@ -123,6 +124,18 @@ def telling(notices: Iterable[str]) -> OnStep:
     return on_step
 
 
+def spell_symbols(model: Model, options: argparse.Namespace) -> Iterator[str]:
+    """Put the words for emoji into the prompts of a model that knows things by their names; says which."""
+    if model.vocabulary is None:
+        return
+    for name in ("prompt", "negative", "to_prompt"):
+        prompt = getattr(options, name)
+        words = spelled_out(prompt, model.text.knows) if prompt else prompt
+        if words != prompt:
+            setattr(options, name, words)
+            yield f"'{shown(prompt)}' is read as '{shown(words)}'"
+
+
 def settle_style(model: Model, options: argparse.Namespace) -> Iterator[str]:
     """Let prompts that only name a thing say how to draw it: as --style says, or as the model does it best; says so.
 
@@ -155,7 +168,9 @@ def taken_otherwise(model: Model, prompt: str) -> Iterator[str]:
     """What a subject is taken for that the model never met, or never in the style that is asked for."""
     name, manner = taken_for(model, prompt)
     subject = shown(prompt.partition(SEPARATOR)[0].strip())
-    if name is not None:
+    if name is not None and foreign(subject):
+        yield f"'{subject}': this model reads English alone; it is drawn as '{name}', which may be something else"
+    elif name is not None:
         yield f"'{subject}' is new to this model and drawn as '{name}', the nearest; --literal: as it is"
     if manner is not None and SEPARATOR in prompt:
         yield f"'{name or subject}' is drawn as it is known, in '{manner}'; --literal: as it is"

@@ -90,3 +90,12 @@ def test_they_are_the_names_and_styles_of_the_training_pictures(guessing, shapes
     comet = [model.guess(model.read([f"comet, {style}"]).phrases) for style in found.styles]
     torch.testing.assert_close(found.apart[0, 1], (comet[0] - comet[1]).square().mean())
     assert vocabulary_of(model, str(shapes / "train")) is None  # captions alone say nothing of what is a name
+
+
+def test_emoji_are_read_as_words_and_other_scripts_are_said_not_to_be(txt2img, guessing, tmp_path):
+    code, lines, (first,) = txt2img("--prompt", "🔴", model=guessing)
+    assert code == 0 and lines[0] == "'🔴' is read as 'large red circle'", lines
+    code, _, (again,) = txt2img("--from-picture", first, model=guessing, out=tmp_path / "again")
+    assert code == 0 and again.read_bytes() == first.read_bytes()
+    _, lines, _ = txt2img("--prompt", "تفاحة", model=guessing)
+    assert any("reads English alone" in line for line in lines), lines
