@@ -9,7 +9,7 @@ FLAGS = range(0x1F1E6, 0x1F200)  # letters that only together mean something
 
 
 def spelled_out(prompt: str, knows: Callable[[str], bool]) -> str:
-    """`prompt` with the Unicode names of its emoji, but for those that `knows` says can be read: "🍎" is "red apple"."""
+    """`prompt` with its emoji as their Unicode names, but for those that `knows` can be read: "🍎" is "red apple"."""
     out, after_name = "", False
     for character in prompt:
         if character in JOINERS or ord(character) in TONES:
