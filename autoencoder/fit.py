@@ -11,9 +11,10 @@ from autoencoder.data import train_loader, val_loader
 from autoencoder.module import AutoencoderTraining
 from autoencoder.reconstructions import Reconstructions
 from autoencoder.stats import LatentMoments, MomentsMeter
+from ldm.core.checkpoints import steps_done
 from ldm.core.config_io import dump_yaml
 from ldm.core.distributed import join
-from ldm.core.trainer import make_trainer, steps_done, train
+from ldm.core.trainer import make_trainer, train
 from ldm.data.folder import FolderSpec, ImageFolder
 
 BUNDLE = "autoencoder.safetensors"

@@ -15,12 +15,12 @@ from autoencoder.metrics import psnr, ssim
 from autoencoder.model import Autoencoder
 from autoencoder.perceptual import load_lpips, perceptual_distance
 from autoencoder.stats import MomentsMeter
+from ldm.core.checkpoints import use_rate
 from ldm.core.distributed import world
 from ldm.core.ema import Ema
 from ldm.core.images import grid
 from ldm.core.optim import adamw, scheduled
 from ldm.core.rng import NoiseStream, fold
-from ldm.core.trainer import use_rate
 from ldm.data.folder import Sample
 
 

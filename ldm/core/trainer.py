@@ -1,7 +1,6 @@
 """Lightning's trainer as both stages use it: checkpoints that resume, logs, and a stop at the first bad number."""
 
 import logging
-import math
 import os
 import signal
 import sys
@@ -15,100 +14,22 @@ from types import FrameType
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from torch import nn
 from torch.utils.data import DataLoader
 
+from ldm.core.checkpoints import LAST, WholeCheckpoints
 from ldm.core.device import pick_device
 from ldm.core.distributed import TrainerSpec, answering, world
-from ldm.core.optim import OptimSpec
+from ldm.core.divergence import StopAtBadNumbers
 from ldm.core.precision import for_training
-from ldm.core.sharded import FullySharded, whole
-
-LAST = "last.ckpt"
-
-
-class DivergenceError(ValueError):
-    """Training produced a number that is not finite."""
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it, so that a killed run never leaves half of one.
-
-    Each also stays under a name with its step, the last `keep` of them: to go back to one, remove `last.ckpt` and only
-    then copy it there. The newest is one file by two names, and a copy over the one would be written into both.
-    """
-
-    def __init__(self, keep: int = 1):
-        self._keep = keep
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write, fsync, rename.
-
-        Raises:
-            OSError: not writable or the disk is full; the former checkpoint is whole and the new one gone.
-        """
-        partial = Path(f"{path}.part")
-        try:
-            with partial.open("wb") as file:
-                try:
-                    torch.save(checkpoint, file)
-                except RuntimeError as error:  # torch's word for whatever the file said
-                    if isinstance(error.__context__, OSError):
-                        raise error.__context__ from None
-                    raise
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except OSError as error:
-            raise OSError(
-                f"{path}: not written ({error.strerror or error}); the former checkpoint is whole: make room, "
-                "and run the same command to resume from it"
-            ) from error
-        finally:
-            partial.unlink(missing_ok=True)
-        self._stay(Path(path), checkpoint["global_step"])
-
-    def _stay(self, path: Path, step: int) -> None:
-        """Give the checkpoint a second name, without a second copy, and remove the oldest."""
-        named = path.with_name(f"step-{step:08}.ckpt")
-        if self._keep > 1 and not (named.exists() and named.samefile(path)):
-            named.unlink(missing_ok=True)
-            named.hardlink_to(path)
-        for old in sorted(path.parent.glob("step-*.ckpt"))[: -self._keep if self._keep > 1 else None]:
-            old.unlink()
+from ldm.core.sharded import FullySharded
 
 
 class StopRequested(Exception):
     """Ctrl-C was pressed and the checkpoint is written."""
-
-
-class StopAtBadNumbers(Callback):
-    """Ends training at the first gradient or loss that is not finite, before it reaches weights or a checkpoint."""
-
-    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
-        """Look at the gradients; a scaler for float16 has infinite ones now and then and skips those steps itself."""
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            return
-        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        if not gradients:
-            return
-        norm = whole(nn.utils.get_total_norm(gradients))
-        if not torch.isfinite(norm):
-            raise _diverged(trainer, pl_module)
-        if pl_module.automatic_optimization:
-            pl_module.log("train/grad_norm", norm)
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Look at the loss that was just logged."""
-        loss = trainer.callback_metrics.get("train/loss")
-        if loss is not None and not math.isfinite(float(loss)):
-            raise _diverged(trainer, pl_module)
 
 
 class StopAtCtrlC(Callback):
@@ -168,44 +89,6 @@ class Progress(Callback):
             left = timedelta(seconds=round(pace * (trainer.max_steps - trainer.global_step)))
             step = f"step {trainer.global_step}/{trainer.max_steps}"
             trainer.print(f"{step} {pace:.2f} s/step, {left} left", shown, flush=True)
-
-
-def first_bad_tensor(module: nn.Module) -> str:
-    """Name of the first parameter or gradient of `module` that is not finite, or "none of the weights"."""
-    for name, parameter in module.named_parameters():
-        if not torch.isfinite(whole(parameter)).all():
-            return name
-        if parameter.grad is not None and not torch.isfinite(whole(parameter.grad)).all():
-            return f"gradient of {name}"
-    return "none of the weights"
-
-
-def steps_done(out: Path) -> int:
-    """Optimiser steps of the checkpoint in `out` that a run would resume from; 0 if there is none.
-
-    Raises:
-        ValueError: the checkpoint is damaged.
-    """
-    path = out / LAST
-    if not path.is_file():
-        return 0
-    try:
-        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-    except Exception as error:
-        raise ValueError(
-            f"{path}: the checkpoint cannot be read ({error}); remove it, and the step-*.ckpt of its age, which is the "
-            f"same file; then copy the one before to {LAST}, or start again"
-        ) from error
-
-
-def use_rate(checkpoint: dict[str, Any], spec: OptimSpec) -> None:
-    """Let a resumed run learn at the configured rate: without this the checkpoint's would silently win."""
-    for optimizer, schedule in zip(checkpoint["optimizer_states"], checkpoint["lr_schedulers"], strict=True):
-        rate = spec.lr * spec.factor(schedule["last_epoch"])
-        for group in optimizer["param_groups"]:
-            group |= {"lr": rate, "initial_lr": spec.lr}
-        schedule["base_lrs"] = [spec.lr] * len(schedule["base_lrs"])
-        schedule["_last_lr"] = [rate] * len(schedule["base_lrs"])
 
 
 def make_trainer(
@@ -317,12 +200,3 @@ def train(trainer: Any, module: Any, loaders: tuple[Iterable[Any], DataLoader], 
             raise KeyboardInterrupt from None
         raise
     trainer.save_checkpoint(last)
-
-
-def _diverged(trainer: Any, module: Any) -> DivergenceError:
-    where = f" at noise level {module.worst_level()}" if hasattr(module, "worst_level") else ""
-    return DivergenceError(
-        f"step {trainer.global_step}: training left the finite numbers{where}; first tensor that is not finite: "
-        f"{first_bad_tensor(module)}; the last good checkpoint is kept: lower optim.lr, or look at the data, "
-        f"and run the same command to resume from it"
-    )

@@ -14,13 +14,14 @@ from torch.utils.data import Dataset
 from ldm.build import Model
 from ldm.config import TimesSpec
 from ldm.core.bundle import save_bundle
+from ldm.core.checkpoints import steps_done, use_rate
 from ldm.core.config_io import dump_yaml, to_dict
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
 from ldm.core.optim import OptimSpec, adamw, scheduled
 from ldm.core.precision import AUTO
 from ldm.core.rng import NoiseStream, fold
-from ldm.core.trainer import make_trainer, steps_done, train, use_rate
+from ldm.core.trainer import make_trainer, train
 from ldm.data.folder import FolderSpec, read_listing
 from ldm.data.latents import Batch, LatentCache
 from ldm.model_folder import load_model

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ldm.build import Model
 from ldm.config import DataSpec, RunConfig
+from ldm.core.checkpoints import use_rate
 from ldm.core.ema import Ema
 from ldm.core.images import grid as tiled
 from ldm.core.optim import OptimSpec, adamw, scheduled
 from ldm.core.precision import AUTO
 from ldm.core.rng import NoiseStream, fold
-from ldm.core.trainer import use_rate
 from ldm.data.latents import Batch
 from ldm.denoiser import bind
 from ldm.inference.pipeline import Request, txt2img

@@ -9,8 +9,9 @@ from torch import Tensor
 from ldm.build import Model, build_denoiser
 from ldm.config import RunConfig
 from ldm.core.bundle import BundleError, load_bundle, save_bundle
+from ldm.core.checkpoints import steps_done
 from ldm.core.config_io import dump_yaml, to_dict
-from ldm.core.trainer import make_trainer, steps_done, train
+from ldm.core.trainer import make_trainer, train
 from ldm.model_folder import load_model, save_model, save_sibling, save_vocabulary
 from ldm.training.datamodule import cached, train_loader, training_latents, val_loader
 from ldm.training.distill import GUIDANCE, TOGETHER, Distillation, DistillConfig, student_config

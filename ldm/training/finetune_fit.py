@@ -11,9 +11,10 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import ConcatDataset, Subset
 
 from ldm.build import Model
+from ldm.core.checkpoints import steps_done
 from ldm.core.distributed import World, join, world
 from ldm.core.lock import claimed
-from ldm.core.trainer import make_trainer, steps_done, train
+from ldm.core.trainer import make_trainer, train
 from ldm.data.along import GrowingCache
 from ldm.data.content import content_of
 from ldm.data.folder import FolderSpec, read_listing

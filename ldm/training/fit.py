@@ -6,9 +6,10 @@ import lightning
 
 from ldm.build import Model, build_codec, build_denoiser, build_guess, latents_name
 from ldm.config import RunConfig
+from ldm.core.checkpoints import steps_done
 from ldm.core.config_io import dump_yaml
 from ldm.core.distributed import join
-from ldm.core.trainer import make_trainer, steps_done, train
+from ldm.core.trainer import make_trainer, train
 from ldm.data.along import GrowingCache
 from ldm.data.latents import LatentCache
 from ldm.model_folder import load_model, save_model, save_vocabulary, text_root

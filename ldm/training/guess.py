@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ldm.core.bundle import write_atomically
 from ldm.core.distributed import world
+from ldm.core.divergence import DivergenceError, first_bad_tensor
 from ldm.core.optim import adamw
 from ldm.core.precision import autocast
 from ldm.core.rng import fold
-from ldm.core.trainer import DivergenceError, first_bad_tensor
 from ldm.nets.guess import LatentGuess
 
 FILE = "guess.safetensors"

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from ldm.build import Model
+from ldm.core.checkpoints import use_rate
 from ldm.core.compiled import CompiledSteps, cannot_compile
 from ldm.core.distributed import world
 from ldm.core.ema import Ema
@@ -19,7 +20,6 @@ from ldm.core.images import grid
 from ldm.core.optim import adamw, lay_out, scheduled
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.sharded import MESH, share_out
-from ldm.core.trainer import use_rate
 from ldm.data.latents import OF_PICTURE, PICTURE, Batch
 from ldm.denoiser import CondDenoiser, Denoiser, bind
 from ldm.inference.pipeline import Request, txt2img

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ldm.core.checkpoints import LAST, WholeCheckpoints
 from ldm.core.lock import claimed
-from ldm.core.trainer import LAST, WholeCheckpoints
 
 ROOT = Path(__file__).parents[2]
 

@@ -26,6 +26,26 @@ def test_kl_and_log_prob_agree_with_torch():
     torch.testing.assert_close(log_prob(q, x), theirs(q).log_prob(x).flatten(1).sum(1), rtol=1e-12, atol=0)
 
 
+@given(st.integers(1, 6), st.integers(0, 1000))
+def test_kl_of_any_two_gaussians_is_that_of_diagonal_ones_in_the_right_coordinates(d, seed):
+    """The lecture's formula with whole covariances; what makes p standard and q diagonal leaves the divergence."""
+    generator = torch.Generator().manual_seed(seed)
+    roots = torch.randn(2, d, d, generator=generator, dtype=torch.float64)
+    of_q, of_p = roots @ roots.mT + 0.1 * torch.eye(d, dtype=torch.float64)
+    mean_q, mean_p = torch.randn(2, d, generator=generator, dtype=torch.float64)
+    gap, inverse = mean_p - mean_q, torch.linalg.inv(of_p)
+    lecture = 0.5 * (of_p.logdet() - of_q.logdet() - d + (inverse @ of_q).trace() + gap @ inverse @ gap)
+    root = torch.linalg.cholesky(of_p)
+    whitened = torch.linalg.solve_triangular(root, of_q, upper=False)
+    whitened = torch.linalg.solve_triangular(root, whitened.mT, upper=False)
+    variances, turn = torch.linalg.eigh(whitened)
+    moved = turn.mT @ torch.linalg.solve_triangular(root, -gap[:, None], upper=False)
+    found = kl(Gaussian(moved.mT, variances[None]), standard_normal_like(moved.mT))[0]
+    torch.testing.assert_close(found, lecture, rtol=1e-9, atol=1e-12)
+    theirs = [distributions.MultivariateNormal(m, v) for m, v in ((mean_q, of_q), (mean_p, of_p))]
+    torch.testing.assert_close(lecture, distributions.kl_divergence(*theirs), rtol=1e-9, atol=1e-12)
+
+
 def test_kl_counts_every_axis_of_a_broadcast_variance():
     q = Gaussian(torch.zeros(2, 3, 4), torch.full((2, 1, 1), 2.0))
     p = Gaussian(torch.zeros(2, 3, 4), torch.ones(2, 1, 1))

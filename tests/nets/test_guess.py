@@ -7,9 +7,9 @@ import torch
 
 from ldm.config import RunConfig
 from ldm.core.config_io import from_dict, to_dict
+from ldm.core.divergence import DivergenceError
 from ldm.core.optim import OptimSpec
 from ldm.core.precision import autocast
-from ldm.core.trainer import DivergenceError
 from ldm.nets.cond import Cond
 from ldm.nets.guess import GuessSpec, LatentGuess, noisy, subject_and_manner, with_phrases
 from ldm.nets.prompt import parse

@@ -76,7 +76,7 @@ def train(stage: str, out: Path, given: dict[str, str], kill_at: int | None) -> 
     """Run a stage to its end, or until it has the gradients of step `kill_at`."""
     import torch
 
-    from ldm.core.trainer import StopAtBadNumbers
+    from ldm.core.divergence import StopAtBadNumbers
 
     torch.set_num_threads(1)
     os.chdir(ROOT)
