@@ -4,18 +4,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from autoencoder.model import Autoencoder
 from ldm.core.images import grid, save_png
+from ldm.core.moments import AtMoments, moment
 from ldm.core.shapes import Image
-from ldm.core.sheet import moment, save_sheet
+from ldm.core.sheet import save_sheet
 
 FOLDER, SHEET, ORIGINAL = "reconstructions", "reconstructions.png", "original.png"
 SHOWN = 8
 
 
-class Reconstructions(Callback):
+class Reconstructions(AtMoments):
     """Reconstructs with the averaged weights of an `AutoencoderTraining`, at each validation and at both ends.
 
     Each moment is one row of `reconstructions.png`, below the pictures themselves.
@@ -28,21 +28,9 @@ class Reconstructions(Callback):
     def __init__(self, pictures: Image, out: Path):
         self._pictures, self._out = pictures[:SHOWN], out
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Before the first step."""
-        if trainer.global_step == 0:
-            self._draw(trainer, pl_module)
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """At each validation."""
-        self._draw(trainer, pl_module)
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """After the last step."""
-        self._draw(trainer, pl_module)
-
     @torch.no_grad()
-    def _draw(self, trainer: Any, module: Any) -> None:
+    def draw(self, trainer: Any, module: Any) -> None:
+        """One row more, but where it is there already."""
         row = self._out / FOLDER / f"{trainer.global_step:08}.png"
         if row.is_file() or not trainer.is_global_zero:
             return

@@ -13,11 +13,6 @@ from ldm.core.images import save_png
 MARGIN = 72  # pixels for the name of a row
 
 
-def moment(step: int, steps: int) -> str:
-    """The name of a row that was made after `step` of `steps` steps."""
-    return {0: "before", steps: "after"}.get(step, f"step {step}")
-
-
 def save_sheet(rows: Sequence[tuple[str, Path]], heads: Sequence[str], path: Path) -> None:
     """Write rows below each other, with their names beside them and the heads of the columns above.
 

@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
 from ldm.core.distributed import world
 from ldm.core.images import grid, save_png
-from ldm.core.sheet import moment, save_sheet
+from ldm.core.moments import AtMoments, moment
+from ldm.core.sheet import save_sheet
 from ldm.inference.pipeline import Request, txt2img
 
 FOLDER, SHEET = "samples", "samples.png"
 
 
-class Samples(Callback):
+class Samples(AtMoments):
     """Draws with the averaged weights of a `LatentDiffusion`; each moment is one row of `samples.png`.
 
     Args:
@@ -27,20 +27,8 @@ class Samples(Callback):
     def __init__(self, prompts: Sequence[str], out: Path):
         self._prompts, self._out = tuple(prompts), out
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Before the first step."""
-        if trainer.global_step == 0:
-            self._draw(trainer, pl_module)
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """At each validation."""
-        self._draw(trainer, pl_module)
-
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """After the last step."""
-        self._draw(trainer, pl_module)
-
-    def _draw(self, trainer: Any, module: Any) -> None:
+    def draw(self, trainer: Any, module: Any) -> None:
+        """One row more, but where it is there already."""
         row = self._out / FOLDER / f"{trainer.global_step:08}.png"
         drawn_by_all = module.device_mesh is not None  # who has a part of the weights must give it
         if world().told(row.is_file()) if drawn_by_all else row.is_file() or not trainer.is_global_zero:

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from ldm.core.images import save_png
-from ldm.core.sheet import MARGIN, moment, save_sheet
+from ldm.core.moments import moment
+from ldm.core.sheet import MARGIN, save_sheet
 
 
 def test_rows_stand_below_each_other_with_names_and_heads(tmp_path):
