@@ -17,6 +17,19 @@ def visible(*tensors: Tensor) -> bool:
     return all(x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter) for x in tensors)  # no stand-ins of a trace
 
 
+def check_alike(**tensors: Tensor | None) -> None:
+    """Refuse tensors of another shape than the first; None is left out. Shapes can be looked at on any device.
+
+    Raises:
+        ValueError: names the first that differs.
+    """
+    found = [(name, x.shape) for name, x in tensors.items() if x is not None]
+    first, wanted = found[0]
+    for name, shape in found[1:]:
+        if shape != wanted:
+            raise ValueError(f"{name}: shape {tuple(shape)}, but {first} has {tuple(wanted)}; give one for each number")
+
+
 def check_within(name: str, x: Tensor, low: float, high: float, *, hint: str) -> None:
     """Refuse numbers outside [low, high], and those that are none.
 
@@ -98,13 +111,13 @@ def check_is_not(worst: float, logsnr: Tensor, *, hint: str) -> None:
         raise ValueError(f"logsnr: {worst:g} is not possible here; {hint}")
 
 
-def check_finite(name: str, logsnr: Tensor, *, hint: str) -> None:
-    """Refuse levels that are infinite or no number.
+def check_finite(name: str, x: Tensor, *, hint: str) -> None:
+    """Refuse numbers that are infinite, and those that are none.
 
     Raises:
-        ValueError: names the first such level.
+        ValueError: names the first such number.
     """
-    if visible(logsnr):
-        fine = torch.isfinite(logsnr)
+    if visible(x):
+        fine = torch.isfinite(x)
         if not bool(fine.all()):
-            raise ValueError(f"{name}: {logsnr[~fine][0].item():g} is not a finite level; {hint}")
+            raise ValueError(f"{name}: {x[~fine][0].item():g} is not finite; {hint}")

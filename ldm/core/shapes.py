@@ -10,5 +10,11 @@ LogSNR = Float[Tensor, " b"]  # noise level per image: log(alpha_bar / (1 - alph
 
 
 def expand_like(values: PerImage, x: Latent) -> Tensor:
-    """View per-image numbers (b,) as (b, 1, ..., 1), so that they broadcast over `x` (b, *d)."""
+    """View per-image numbers (b,) as (b, 1, ..., 1), so that they broadcast over `x` (b, *d).
+
+    Raises:
+        ValueError: neither one number nor one for each image.
+    """
+    if values.numel() not in (1, len(x)):
+        raise ValueError(f"levels: {tuple(values.shape)} for {len(x)} images; give one number for each image")
     return values.reshape(-1, *([1] * (x.ndim - 1)))

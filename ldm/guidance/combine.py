@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ldm.core.ranges import check_finite
 from ldm.core.shapes import Latent, PerImage, expand_like
 
 Combine = Callable[[Latent, Latent], Latent]  # (x0 of the better informed, x0 of the other), both (b, *d)
@@ -22,7 +23,14 @@ def extrapolated(scale: float | PerImage) -> Combine:
 
     Args:
         scale: one number, or one for each image (b,).
+
+    Raises:
+        ValueError: a scale is infinite or not a number (those of images are looked at on the CPU only).
     """
+    if isinstance(scale, Tensor):
+        check_finite("scale", scale, hint="1 is the strong estimate")
+    elif not math.isfinite(scale):
+        raise ValueError(f"scale: {scale} is not a finite number; 1 is the strong estimate")
 
     def combine(strong: Latent, weak: Latent) -> Latent:
         factor = expand_like(scale, strong) if isinstance(scale, Tensor) else scale

@@ -3,7 +3,7 @@
 import torch
 
 from ldm.core.gaussian import Gaussian
-from ldm.core.ranges import check_cleaner, check_levels
+from ldm.core.ranges import check_alike, check_cleaner, check_levels
 from ldm.core.shapes import Latent, LogSNR, expand_like
 
 
@@ -24,8 +24,9 @@ def q_sample(x0: Latent, eps: Latent, logsnr: LogSNR) -> Latent:
         x_t (b, *d), in the dtype of `x0`.
 
     Raises:
-        ValueError: a level is not a number (looked at on the CPU only, see `ldm.core.ranges`).
+        ValueError: a level is not a number (looked at on the CPU only, see `ldm.core.ranges`), or shapes differ.
     """
+    check_alike(x0=x0, eps=eps)
     check_levels(logsnr)
     logsnr = expand_like(logsnr, x0)
     return (logsnr.sigmoid().sqrt() * x0 + (-logsnr).sigmoid().sqrt() * eps).to(x0.dtype)
@@ -81,6 +82,7 @@ def q_posterior(x0: Latent, x_t: Latent, logsnr_s: LogSNR, logsnr_t: LogSNR) -> 
     Raises:
         ValueError: `logsnr_s` is not the cleaner level (looked at on the CPU only, see `ldm.core.ranges`).
     """
+    check_alike(x0=x0, x_t=x_t)
     check_cleaner(logsnr_s, logsnr_t)
     logsnr_s, logsnr_t = expand_like(logsnr_s, x0), expand_like(logsnr_t, x0)
     alpha_bar_s, alpha_bar_t = logsnr_s.sigmoid(), logsnr_t.sigmoid()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm.core.gaussian import Gaussian, discretised_log_prob, kl, log_prob, standard_normal_like
-from ldm.core.ranges import check_cleaner, check_finite, check_is_not, check_levels, check_within
+from ldm.core.ranges import check_alike, check_cleaner, check_finite, check_is_not, check_levels, check_within
 from ldm.core.shapes import Latent, LogSNR, PerImage, expand_like
 
 
@@ -83,6 +83,7 @@ def denoise_term(x0: Latent, x0_hat: Latent, logsnr_s: LogSNR, logsnr_t: LogSNR,
         ValueError: `logsnr_s` is infinite or not the cleaner level, or a variance is negative (looked at on the CPU
             only, see `ldm.core.ranges`).
     """
+    check_alike(x0=x0, x0_hat=x0_hat)
     check_finite("logsnr_s", logsnr_s, hint="the step to clean data is recon_term's")
     check_cleaner(logsnr_s, logsnr_t)
     level_s, level_t = expand_like(logsnr_s, x0), expand_like(logsnr_t, x0)
@@ -110,6 +111,7 @@ def denoise_term_continuous(x0: Latent, x0_hat: Latent, logsnr: LogSNR, slope: P
     Raises:
         ValueError: a level is not a number, or a slope is positive (looked at on the CPU only).
     """
+    check_alike(x0=x0, x0_hat=x0_hat)
     check_levels(logsnr)
     check_within("slope", slope, -math.inf, 0.0, hint="the level falls with time")
     return -0.5 * logsnr.exp() * slope * ((x0 - x0_hat) ** 2).flatten(1).sum(1)

@@ -70,8 +70,8 @@ def optimal_paths(cost: Cost, most: int) -> tuple[Path, ...]:
         `most` paths; number k - 1 has k steps.
 
     Raises:
-        ValueError: the table is smaller than 2 x 2, an entry below its diagonal is nan, `most` is outside 1 .. T, or
-            there is no path of finite cost with some number of steps.
+        ValueError: the table is smaller than 2 x 2 or not square, an entry below its diagonal is nan, `most` is outside
+            1 .. T, or there is no path of finite cost with some number of steps.
     """
     table = _checked(cost)
     last = len(table) - 1
@@ -131,8 +131,9 @@ def _powers(last: int, steps: int, power: int) -> tuple[int, ...]:
 def _checked(cost: Cost) -> Cost:
     """The table with every step that does not lead down forbidden, float64 on the CPU."""
     n = len(cost)
-    if n < 2:
-        raise ValueError(f"cost: {n} x {n}; a table has clean data and at least one noisy node")
+    if n < 2 or cost.shape != (n, n):
+        shape = " x ".join(map(str, cost.shape))
+        raise ValueError(f"cost: {shape}; a table is square, with clean data and at least one noisy node")
     table = cost.detach().cpu().double()
     below = torch.ones(n, n, dtype=torch.bool).tril(-1)
     if torch.isnan(table[below]).any():

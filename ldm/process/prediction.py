@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ldm.core.ranges import check_is_not, check_levels
+from ldm.core.ranges import check_alike, check_is_not, check_levels
 from ldm.core.shapes import Latent, LogSNR, PerImage, expand_like
 
 Kind = Literal["eps", "x0", "score", "v"]
@@ -39,6 +39,7 @@ def to_x0(kind: Kind, out: Latent, x_t: Latent, logsnr: LogSNR) -> Latent:
         ValueError: `kind` is unknown, a level is not a number, or eps or score at pure noise (levels are looked at on
             the CPU only, see `ldm.core.ranges`).
     """
+    check_alike(x_t=x_t, out=out)
     if kind in ("eps", "score"):
         check_is_not(-math.inf, logsnr, hint=f"at pure noise {kind} says nothing of x_0; use v or x0")
     a, s = _amplitudes(logsnr, x_t)
@@ -62,6 +63,7 @@ def from_x0(kind: Kind, x0: Latent, x_t: Latent, logsnr: LogSNR) -> Latent:
     Raises:
         ValueError: `kind` is unknown, a level is not a number, or such a kind at clean data (on the CPU only).
     """
+    check_alike(x_t=x_t, x0=x0)
     if kind != "x0":
         check_is_not(math.inf, logsnr, hint=f"{kind} is undefined at clean data")
     a, s = _amplitudes(logsnr, x_t)
@@ -83,6 +85,7 @@ def target(kind: Kind, x0: Latent, eps: Latent, logsnr: LogSNR) -> Latent:
     Raises:
         ValueError: `kind` is unknown, a level is not a number, or a score at clean data (on the CPU only).
     """
+    check_alike(x0=x0, eps=eps)
     if kind == "score":
         check_is_not(math.inf, logsnr, hint="the score is undefined at clean data")
     a, s = _amplitudes(logsnr, x0)

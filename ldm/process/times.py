@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import PerImage
@@ -45,7 +47,12 @@ class LowDiscrepancy:
     kind: Literal["low_discrepancy"] = "low_discrepancy"
 
     def draw(self, n: int, noise: NoiseStream, schedule: Schedule) -> PerImage:
-        return (noise.uniform((1, 1))[0] + torch.arange(n) / n) % 1
+        return spread(noise.uniform((1, 1))[0], n)
+
+
+def spread(u: Float[Tensor, "1"], n: int) -> PerImage:
+    """`n` even times (n,) that `u` (1,) in [0, 1) shifts, in its precision: frac(u + i / n)."""
+    return (u + torch.arange(n, dtype=u.dtype) / n) % 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,8 +117,8 @@ def _growth(error: Tensor) -> Tensor:
 
 def _moved(x: Latent, x0_hat: Latent, t: Tensor, s: Tensor, active: Tensor) -> Latent:
     """A DDIM step of the images that are not there yet."""
-    towards = torch.where(active, s, t + 1)  # any step will do for the others, whose result is dropped
-    return torch.where(_rows(active, x), ddim.step(x, x0_hat, t, towards), x)
+    begin, towards = torch.where(active, t, 0.0), torch.where(active, s, 1.0)  # of the others the result is dropped
+    return torch.where(_rows(active, x), ddim.step(x, x0_hat, begin, towards), x)
 
 
 def _rows(mask: Tensor, x: Latent) -> Tensor:

@@ -6,13 +6,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ldm.core.ranges import check_alike
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoiser
 from ldm.process.conditionals import q_posterior
 from ldm.process.grid import TimeGrid
 from ldm.process.variance import AnalyticVariance, learned_range, posterior, upper
-from ldm.samplers.loop import Level, OnStep, Step, exact, fresh, per_image, steps_of, times
+from ldm.samplers.loop import Level, OnStep, Step, ends, fresh, per_image, steps_of, times
 
 Name = Literal["posterior", "upper", "learned"]
 Variance = Name | AnalyticVariance
@@ -53,9 +54,11 @@ def step(
         x_s (b, *d).
 
     Raises:
-        ValueError: there is noise to scale, and no `var_fraction` for `learned` or no such level in the table.
+        ValueError: `logsnr_s` is not the cleaner level (looked at on the CPU only), shapes differ, or there is noise to
+            scale, and no `var_fraction` for `learned` or no such level in the table.
     """
-    t, s = exact(logsnr_t), exact(logsnr_s)
+    check_alike(x_t=x_t, x0_hat=x0_hat, var_fraction=var_fraction, z=z)
+    t, s = ends(logsnr_t, logsnr_s)
     keep, pull = _coefficients(t, s)
     x_s = times(keep, x_t) + times(pull, x0_hat)
     if z is None:

@@ -6,12 +6,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ldm.core.ranges import check_alike
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoiser
 from ldm.process.grid import TimeGrid
 from ldm.process.variance import AnalyticVariance
-from ldm.samplers.loop import Level, OnStep, Step, exact, fresh, per_image, steps_of, times
+from ldm.samplers.loop import Level, OnStep, Step, ends, exact, fresh, per_image, steps_of, times
 
 Variance = Literal["posterior"] | AnalyticVariance
 
@@ -53,9 +54,12 @@ def step(
         x_s (b, *d).
 
     Raises:
-        ValueError: there is noise to scale, and the level is not in the table.
+        ValueError: `logsnr_s` is not the cleaner level (looked at on the CPU only), `eta` is outside [0, 1], shapes
+            differ, or there is noise to scale and the level is not in the table.
     """
-    t, s = exact(logsnr_t), exact(logsnr_s)
+    check_alike(x_t=x_t, x0_hat=x0_hat, z=z)
+    _check_eta(eta)
+    t, s = ends(logsnr_t, logsnr_s)
     c = -torch.expm1(t - s)
     log_kept = 0.5 * torch.log1p(-(eta**2) * c)  # log of the share of eps_hat that stays
     keep = ((-s).sigmoid() / (-t).sigmoid()).sqrt() * log_kept.exp()
@@ -97,8 +101,7 @@ def sample(
         ValueError: `eta` outside [0, 1], unknown `variance`, a level that its table lacks, or noise is needed and
             there is none.
     """
-    if not (isinstance(eta, int | float) and 0 <= eta <= 1):
-        raise ValueError(f"eta: {eta!r} is not a number in [0, 1]; 0 is deterministic, 1 is ancestral sampling")
+    _check_eta(eta)
     measured = isinstance(variance, AnalyticVariance)
     if isinstance(variance, AnalyticVariance):
         variance.check(grid)
@@ -111,6 +114,11 @@ def sample(
         if on_step is not None:
             on_step(Step(index, len(grid), logsnr_t, x_t, x0_hat))
     return x
+
+
+def _check_eta(eta: float) -> None:
+    if not (isinstance(eta, int | float) and 0 <= eta <= 1):
+        raise ValueError(f"eta: {eta!r} is not a number in [0, 1]; 0 is deterministic, 1 is ancestral sampling")
 
 
 def invert(

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import torch
 
+from ldm.core.ranges import check_alike
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoiser
 from ldm.process.grid import TimeGrid
 from ldm.samplers import exponential
-from ldm.samplers.loop import Level, OnStep, Step, exact, fresh, per_image, steps_of, times
+from ldm.samplers.loop import Level, OnStep, Step, ends, fresh, per_image, steps_of, times
 
 
 class Estimate(NamedTuple):
@@ -61,9 +62,15 @@ def step(
 
     Returns:
         x_s (b, *d).
+
+    Raises:
+        ValueError: levels that do not rise from `previous` to t to s (looked at on the CPU only, see
+            `ldm.core.ranges`), `eta` outside [0, 1], or shapes that differ.
     """
+    check_alike(x_t=x_t, x0_hat=x0_hat, z=z, previous=None if previous is None else previous.x0_hat)
     if previous is not None:
-        t, s, r = exact(logsnr_t), exact(logsnr_s), exact(previous.logsnr)
+        t, s = ends(logsnr_t, logsnr_s)
+        r, _ = ends(previous.logsnr, logsnr_t)
         weight = torch.where((s - t).isinf(), 0.0, (s - t) / (2 * (t - r)))
         x0_hat = x0_hat + times(weight, x0_hat - previous.x0_hat)
     return _integrated(x_t, x0_hat, logsnr_t, logsnr_s, eta, z)
@@ -91,6 +98,9 @@ def step3(
 
     Returns:
         x_s (b, *d).
+
+    Raises:
+        ValueError: as `step`.
     """
     t = _number(estimates[0].logsnr)
     h = (logsnr_s - t) / 2
@@ -133,8 +143,7 @@ def sample(
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order: {order!r} is not possible; use 1, 2 or 3")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta: {eta!r} is not a number in [0, 1]; 0 solves the ODE, 1 the reverse SDE")
+    _check_eta(eta)
     known: list[Estimate] = []
     for index, logsnr_t, logsnr_s in steps_of(grid):
         x_t, x0_hat = x, denoise(x, per_image(logsnr_t, x)).x0
@@ -152,7 +161,8 @@ def sample(
 
 def _integrated(x_t: Latent, x0_hat: Latent, logsnr_t: Level, logsnr_s: Level, eta: float, z: Latent | None) -> Latent:
     """The exact step for a constant x0_hat."""
-    t, s = exact(logsnr_t), exact(logsnr_s)
+    _check_eta(eta)
+    t, s = ends(logsnr_t, logsnr_s)
     minus_h = (t - s) / 2
     keep = ((-s).sigmoid() / (-t).sigmoid()).sqrt() * (torch.exp(eta * minus_h) if eta > 0 else 1.0)
     pull = -s.sigmoid().sqrt() * torch.expm1((1 + eta) * minus_h)
@@ -164,3 +174,8 @@ def _integrated(x_t: Latent, x0_hat: Latent, logsnr_t: Level, logsnr_s: Level, e
 
 def _number(level: Level) -> float:
     return float(level)
+
+
+def _check_eta(eta: float) -> None:
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta: {eta!r} is not a number in [0, 1]; 0 solves the ODE, 1 the reverse SDE")

@@ -2,13 +2,14 @@
 
 import math
 
+from ldm.core.ranges import check_alike
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoiser
 from ldm.process.grid import TimeGrid
 from ldm.samplers import ddim
 from ldm.samplers.churn import check, churned
-from ldm.samplers.loop import OnStep, Step, exact, per_image, steps_of, times
+from ldm.samplers.loop import OnStep, Step, ends, per_image, steps_of, times
 
 
 def corrected(x_t: Latent, x0_t: Latent, x_s: Latent, x0_s: Latent, logsnr_t: float, logsnr_s: float) -> Latent:
@@ -27,10 +28,14 @@ def corrected(x_t: Latent, x0_t: Latent, x_s: Latent, x0_s: Latent, logsnr_t: fl
         x0_s: the denoiser's estimate there.
         logsnr_t: level of x_t, nats, finite.
         logsnr_s: level of x_s, nats, finite.
+
+    Raises:
+        ValueError: `logsnr_s` is not the cleaner level, or shapes differ.
     """
-    t, s = exact(logsnr_t), exact(logsnr_s)
-    ends = ((x_t, x0_t, t), (x_s, x0_s, s))
-    eps_t, eps_s = (times((-level).sigmoid().rsqrt(), x) - times((level / 2).exp(), x0) for x, x0, level in ends)
+    check_alike(x_t=x_t, x0_t=x0_t, x_s=x_s, x0_s=x0_s)
+    t, s = ends(logsnr_t, logsnr_s)
+    sides = ((x_t, x0_t, t), (x_s, x0_s, s))
+    eps_t, eps_s = (times((-level).sigmoid().rsqrt(), x) - times((level / 2).exp(), x0) for x, x0, level in sides)
     return x_s + times(s.sigmoid().sqrt() * ((-s / 2).exp() - (-t / 2).exp()) / 2, eps_s - eps_t)
 
 

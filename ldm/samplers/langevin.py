@@ -10,12 +10,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ldm.core.ranges import check_alike, check_within
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent, PerImage
 from ldm.denoiser import Denoiser
 from ldm.process.grid import TimeGrid
 from ldm.process.prediction import from_x0
-from ldm.samplers.loop import Level, OnStep, Step, exact, fresh, per_image, steps_of, times
+from ldm.samplers.loop import Level, OnStep, Step, ends, exact, fresh, per_image, steps_of, times
 
 Predictor = Literal["reverse_diffusion", "euler_maruyama"]
 
@@ -36,7 +37,12 @@ def langevin_step(x: Latent, score: Latent, size: PerImage, z: Latent) -> Latent
 
     Returns:
         The next latents (b, *d).
+
+    Raises:
+        ValueError: a size is negative or not a number (looked at on the CPU only), or shapes differ.
     """
+    check_alike(x=x, score=score, z=z)
+    check_within("size", size, 0.0, math.inf, hint="a step has a size of 0 or more")
     return x + times(size, score) + times((2 * size).sqrt(), z)
 
 
@@ -60,7 +66,12 @@ def signal_to_noise_size(score: Latent, z: Latent, *, snr: float, alpha_step: fl
 
     Returns:
         Step sizes (b,).
+
+    Raises:
+        ValueError: `snr` is outside (0, 1), or shapes differ.
     """
+    _check_snr(snr)
+    check_alike(score=score, z=z)
     lengths = [(v**2).flatten(1).sum(1) for v in (z, score)]
     return (2 * alpha_step * snr**2 * lengths[0] / lengths[1]).clamp(max=1.0)
 
@@ -97,8 +108,15 @@ def predict(
 
     Returns:
         x_s (b, *d).
+
+    Raises:
+        ValueError: `predictor` is unknown, `logsnr_s` is not the cleaner level (looked at on the CPU only), or shapes
+            differ.
     """
-    keep, pull, var = _coefficients(exact(logsnr_t), exact(logsnr_s), predictor)
+    if predictor not in get_args(Predictor):
+        raise ValueError(f"predictor: {predictor!r} is unknown; use reverse_diffusion or euler_maruyama")
+    check_alike(x_t=x_t, x0_hat=x0_hat, z=z)
+    keep, pull, var = _coefficients(*ends(logsnr_t, logsnr_s), predictor)
     x_s = times(keep, x_t) + times(pull, x0_hat)
     return x_s if z is None else x_s + times(var.sqrt(), z)
 
@@ -137,10 +155,7 @@ def predictor_corrector(
     Raises:
         ValueError: an option is out of range, or noise is needed and there is none.
     """
-    if predictor not in get_args(Predictor):
-        raise ValueError(f"predictor: {predictor!r} is unknown; use reverse_diffusion or euler_maruyama")
-    if not 0 < snr < 1:
-        raise ValueError(f"snr: {snr} is not a number in (0, 1); 0.16 is usual")
+    _check_snr(snr)
     count = _whole("correctors", correctors, least=0)
     for index, logsnr_t, logsnr_s in steps_of(grid):
         x_t, x0_hat = x, denoise(x, per_image(logsnr_t, x)).x0
@@ -252,6 +267,11 @@ def _coefficients(t: Tensor, s: Tensor, predictor: Predictor) -> tuple[Tensor, T
 def _alpha_step(t: Tensor, s: Tensor) -> Tensor:
     """alpha_bar_t / alpha_bar_s."""
     return t.sigmoid() / s.sigmoid()
+
+
+def _check_snr(snr: float) -> None:
+    if not 0 < snr < 1:
+        raise ValueError(f"snr: {snr} is not a number in (0, 1); 0.16 is usual")
 
 
 def _whole(name: str, value: int | float, least: int) -> int:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ldm.core.gaussian import log_prob, standard_normal_like
+from ldm.core.ranges import check_alike
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent, LogSNR, PerImage
 from ldm.denoiser import Denoiser
@@ -18,7 +19,13 @@ Probes = Float[Tensor, "k b *d"]
 
 
 def rademacher(noise: NoiseStream, x: Latent, count: int) -> Probes:
-    """`count` probes (count, b, *d) of independent signs, -1 or 1, for `ode_nll`; each image's from its own stream."""
+    """`count` probes (count, b, *d) of independent signs, -1 or 1, for `ode_nll`; each image's from its own stream.
+
+    Raises:
+        ValueError: `count` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"count: {count} probes; give at least one, or None for the exact trace")
     u = noise.uniform((len(x), count, *x.shape[1:]), like=x)
     return torch.where(u < 0.5, -1.0, 1.0).to(x.dtype).movedim(1, 0)
 
@@ -59,13 +66,16 @@ def ode_nll(denoise: Denoiser, x: Latent, grid: TimeGrid, probes: Probes | None 
         probes: (k, b, *d), e.g. of `rademacher`; None: the exact trace, for few dimensions.
 
     Raises:
-        ValueError: an end of the grid is infinite, there are no probes, or the estimate cannot be differentiated.
+        ValueError: an end of the grid is infinite, there are no probes or they are of another shape than `x`, or the
+            estimate cannot be differentiated.
     """
     levels = grid.logsnr.tolist()
     if not bool(torch.isfinite(grid.logsnr).all()):
         raise ValueError(f"grid: ends at {levels[0]} and {levels[-1]}; the density needs two finite levels")
     if probes is not None and len(probes) == 0:
         raise ValueError("probes: none given; give at least one, or None for the exact trace")
+    if probes is not None:
+        check_alike(x=x, probe=probes[0])
     growth = x.new_zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32))
     for logsnr, next_logsnr in zip(levels[:0:-1], levels[-2::-1], strict=True):
         x, gained = _runge_kutta(denoise, x, logsnr, next_logsnr, probes)

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ldm.core.ranges import check_cleaner
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent, LogSNR, expand_like
 from ldm.denoiser import Denoiser
@@ -67,6 +68,17 @@ def per_image(logsnr: float, x: Latent) -> LogSNR:
 def exact(level: Level) -> Tensor:
     """A level to compute coefficients from: a plain number becomes a float64 scalar on the CPU."""
     return level if isinstance(level, Tensor) else torch.tensor(level, dtype=torch.float64)
+
+
+def ends(logsnr_t: Level, logsnr_s: Level) -> tuple[Tensor, Tensor]:
+    """Both levels of a step, `exact`.
+
+    Raises:
+        ValueError: s is not the cleaner one (looked at on the CPU only, see `ldm.core.ranges`).
+    """
+    t, s = exact(logsnr_t), exact(logsnr_s)
+    check_cleaner(s, t)
+    return t, s
 
 
 def times(coefficient: Tensor, x: Latent) -> Latent:

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 
+from ldm.core.ranges import check_alike
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoiser
 from ldm.process.grid import TimeGrid
 from ldm.samplers import ddim, exponential
 from ldm.samplers.dpm_solver import Estimate
-from ldm.samplers.loop import OnStep, Step, exact, per_image, steps_of, times
+from ldm.samplers.loop import OnStep, Step, ends, per_image, steps_of, times
 
 
 def step(x_t: Latent, estimates: Sequence[Estimate], logsnr_s: float, *, arrival: Latent | None = None) -> Latent:
@@ -31,7 +32,12 @@ def step(x_t: Latent, estimates: Sequence[Estimate], logsnr_s: float, *, arrival
 
     Returns:
         x_s (b, *d).
+
+    Raises:
+        ValueError: `logsnr_s` is not the cleaner level, or shapes differ.
     """
+    check_alike(x_t=x_t, arrival=arrival, **{f"estimates[{i}]": e.x0_hat for i, e in enumerate(estimates)})
+    at, to = ends(estimates[0].logsnr, logsnr_s)
     t = float(estimates[0].logsnr)
     values = [e.x0_hat for e in estimates]
     h = (logsnr_s - t) / 2
@@ -45,7 +51,6 @@ def step(x_t: Latent, estimates: Sequence[Estimate], logsnr_s: float, *, arrival
         found = [total * (1 - 0.5 / nodes[0]), total * 0.5 / nodes[0]]
     else:
         found = exponential.weights(h, [0.0, *nodes])
-    at, to = exact(t), exact(logsnr_s)
     x_s = times(((-to).sigmoid() / (-at).sigmoid()).sqrt(), x_t)
     for weight, value in zip(found, values, strict=True):
         x_s = x_s + times(to.sigmoid().sqrt() * weight, value)

@@ -48,7 +48,7 @@ def x_t():
 @pytest.mark.parametrize("k", [0, 1])
 def test_scale_one_is_the_conditional_denoiser(k, x_t):
     found = classifier_guided(plain, log_prob_of_component(k), 1.0)(x_t, LEVELS)
-    torch.testing.assert_close(found.x0, COMPONENTS[k].denoise(x_t, LEVELS), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found.x0, COMPONENTS[k].denoise(x_t, LEVELS), rtol=1e-12, atol=1e-12)
     assert torch.equal(found.var_fraction, x_t.sigmoid())
 
 
@@ -62,14 +62,14 @@ def test_guided_score_is_the_sum_of_the_lecture(scale, x_t):
     found = classifier_guided(plain, log_prob_of_component(1), scale)(x_t, LEVELS).x0
     score = (level.sigmoid().sqrt() * found - x_t) / (-level).sigmoid()
     bayes = COMPONENTS[1].score(x_t, LEVELS) - MIXTURE.score(x_t, LEVELS)
-    torch.testing.assert_close(score, MIXTURE.score(x_t, LEVELS) + scale * bayes, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(score, MIXTURE.score(x_t, LEVELS) + scale * bayes, rtol=1e-12, atol=1e-12)
 
 
 def test_guided_samples_are_those_of_the_component(x_t):
     grid = TimeGrid(torch.linspace(-8, 8, 40, dtype=torch.float64))
     guided = ddim.sample(classifier_guided(plain, log_prob_of_component(0), 1.0), x_t, grid)
     component = ddim.sample(lambda x, logsnr: Denoised(COMPONENTS[0].denoise(x, logsnr)), x_t, grid)
-    torch.testing.assert_close(guided, component, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(guided, component, rtol=1e-12, atol=1e-12)
 
 
 def test_guidance_is_added_to_classifier_free_guidance(x_t):
@@ -80,7 +80,7 @@ def test_guidance_is_added_to_classifier_free_guidance(x_t):
     free = classifier_free(conditional, cond, null, 3.0)
     both = classifier_guided(free, log_prob_of_component(0), 2.0)(x_t, LEVELS).x0
     alone = classifier_guided(plain, log_prob_of_component(0), 2.0)(x_t, LEVELS).x0
-    torch.testing.assert_close(both - free(x_t, LEVELS).x0, alone - plain(x_t, LEVELS).x0, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(both - free(x_t, LEVELS).x0, alone - plain(x_t, LEVELS).x0, rtol=1e-12, atol=1e-12)
     limited = on_interval(classifier_guided(free, log_prob_of_component(0), 2.0), free, -5.0, math.inf)
     assert torch.equal(limited(x_t, LEVELS).x0[:1], free(x_t, LEVELS).x0[:1])
 

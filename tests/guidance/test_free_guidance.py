@@ -65,7 +65,7 @@ def test_guided_score_is_that_of_the_tilted_gaussian(scale, x_t):
     mean = (scale * a * 2.0 / total_cat + (1 - scale) * a * 0.5 / total_null) / precision
     score = -precision * (x_t - mean)
     found = classifier_free(gaussian, CAT, NULL, scale)(x_t, LEVELS).x0
-    torch.testing.assert_close(found, (x_t + var_noise * score) / a)  # Tweedie
+    torch.testing.assert_close(found, (x_t + var_noise * score) / a, rtol=1e-12, atol=1e-12)  # Tweedie
 
 
 def test_guidance_is_one_call_and_keeps_the_variance_of_the_condition(x_t):

@@ -91,7 +91,7 @@ def test_denoising_terms_are_the_terms_of_the_diffusion_bound(count, variance):
     for s, t, x_t in zip(row[:-1], row[1:], states[1:], strict=True):
         var = None if variance is None else variance(s, t)[:, None]
         expected = expected + denoise_term(x, rough(x_t, t), s, t, var)
-    torch.testing.assert_close(terms.denoise, expected, rtol=1e-9, atol=0)
+    torch.testing.assert_close(terms.denoise, expected, rtol=1e-11, atol=0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
