@@ -42,8 +42,8 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
     done = steps_done(out)
     start = _start(init, config)
     loaders = train_loader(config, done), val_loader(config)
-    held = next(iter(loaders[1]), None)
     module = AutoencoderTraining(config, start[0] if start and not done else None)
+    held = next(iter(loaders[1]), None)  # after the weights were drawn: a loader takes a number from their generator
     trainer = make_trainer(
         out,
         steps=config.optim.steps,

@@ -1,5 +1,6 @@
 """The same held-out pictures through the autoencoder before, during and after a training, side by side."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ class Reconstructions(AtMoments):
 
     def __init__(self, pictures: Image, out: Path):
         self._pictures, self._out = pictures[:SHOWN], out
+
+    def forget(self) -> None:
+        """Begin a new sheet."""
+        shutil.rmtree(self._out / FOLDER, ignore_errors=True)
 
     @torch.no_grad()
     def draw(self, trainer: Any, module: Any) -> None:

@@ -115,8 +115,15 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--samples", type=int, default=128, help="captions to judge by, and as many real pictures")
     options = parser.parse_args()
+    if not 2 <= options.batch <= options.samples:
+        raise ValueError(f"--batch: {options.batch} is outside 2 to --samples, {options.samples}")
+    if options.iterations < 1:
+        raise ValueError(f"--iterations: {options.iterations}; give 1 or more")
     model, net = load_model(options.model), load_feature_net()
+    fitted = load_tuned(options.model, model.sha256).fitted(options.steps, 1.0)
     pictures = read_pictures([options.data], model.config.sample.size, 3 * options.samples, 0)
+    if len(pictures) < 3 * options.samples:
+        raise ValueError(f"--samples: 3 x {options.samples} pictures are needed, {options.data} has {len(pictures)}")
     parts = [slice(i * options.samples, (i + 1) * options.samples) for i in range(3)]
     order = random.Random(fold(0, "parts")).sample(range(len(pictures)), len(pictures))
     seen, judged, others = (
@@ -129,7 +136,7 @@ def main() -> None:
     )
     start = like_dpm_solver(spaced(model.schedule, options.steps, "trailing"))
     samplers = {"DPM-Solver++(2M)": start, "learned (DDSS)": learned(model, net, seen, options)}
-    samplers["fitted (tuned.json)"] = load_tuned(options.model, model.sha256).fitted(options.steps, 1.0)
+    samplers["fitted (tuned.json)"] = fitted
     exact = drawn(model, judged.captions, like_dpm_solver(spaced(model.schedule, EXACT, "trailing")))
     real = extract(net, torch.cat([others.images, judged.images]))
     print(f"\n{options.model}: {options.steps} steps, {options.samples} captions\n")

@@ -96,6 +96,7 @@ def found(folder: Path, case: Case, dtype: torch.dtype, steps: int) -> Found:
         chunks=needed_chunks(model, prompt),
         weak=None if weak is None else weak.model,
         upscaler=upscaler,
+        tiles=case.batch,
     )
     request = Request(
         prompts=(prompt,) * case.batch,

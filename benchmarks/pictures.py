@@ -70,7 +70,7 @@ def draw(command: str, folder: Path) -> list[Path]:
 
     words = [str(folder / word) if word.endswith(".png") else word for word in shlex.split(command)]
     options = parser().parse_args([*words, "--steps", "8", "--out", tempfile.mkdtemp(dir=folder)])
-    options.model_given, options.models = False, ROOT / "models"
+    options.model_given, options.models, options.unspelled, options.expected = False, ROOT / "models", False, None
     return draw_with(options)
 
 

@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse, draw, say where the pictures are."""
     p = parser()
-    p.set_defaults(models=ROOT / "models")
+    p.set_defaults(models=ROOT / "models", unspelled=False)
     arguments = p.parse_args()
     if arguments.from_picture is not None:
         from ldm.inference.redraw import remembered

@@ -147,12 +147,12 @@ def read_compvis(file: WeightsFile, *, prediction: Prediction | None = None, var
     default = 768 if generation == 2 and kind == "v" else 512
     config = recipe(net_spec, text_spec, kind, size=size or default, where=path)
     _report_unread(tensors, path)
-    net_shapes, text_shapes = shapes(net_spec), shapes(text_spec)
+    net_shapes, text_shapes = shapes(net_spec, path), shapes(text_spec, path)
     return Parts(
         config=config,
         autoencoder=codec_spec,
         net=collect(*_averaged(tensors, unet_names(net_spec), unet, path, variant), net_shapes, path),
-        codec=collect(_above(codec, AUTOENCODER), autoencoder_names(codec_spec), shapes(codec_spec), path),
+        codec=collect(_above(codec, AUTOENCODER), autoencoder_names(codec_spec), shapes(codec_spec, path), path),
         text=collect(_above(tower, TEXT[generation]), tower_names(text_spec, text_shapes), text_shapes, path),
     )
 

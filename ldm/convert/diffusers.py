@@ -10,7 +10,7 @@ from torch import Tensor
 from ldm.convert import folder_configs as configs
 from ldm.convert.folder_checks import reading
 from ldm.convert.names import autoencoder_name, text_names, unet_name
-from ldm.convert.parts import Names, Parts, collect, shapes, spread
+from ldm.convert.parts import Names, Parts, Spec, collect, shapes, spread
 from ldm.convert.recipe import Prediction, generation_of, recipe
 from ldm.convert.scheduler import process, scheduler_config
 from ldm.convert.tokenizer import padding, write_json, write_tokenizer
@@ -76,7 +76,12 @@ def read_diffusers(
             f"--variant: '{variant}' is not in {folder}; there is {', '.join(_variants(folder)) or 'none'}"
         )
     read = {part: read_weights(path, allow_pickle=allow_pickle).tensors for part, path in files.items()}
-    net, codec, text = (shapes(spec) for spec in (net_spec, codec_spec, text_spec))
+    specs: dict[str, Spec] = {
+        "unet": net_spec,
+        "vae": codec_spec,
+        "text_encoder": text_spec,
+    }
+    net, codec, text = (shapes(spec, folder / part / "config.json") for part, spec in specs.items())
     return Parts(
         config=config,
         autoencoder=codec_spec,

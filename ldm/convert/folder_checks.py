@@ -34,6 +34,24 @@ def check_fixed(config: Config, fixed: Config, where: Path) -> None:
             )
 
 
+def check_sizes(config: Config, most: Mapping[str, int], where: Path) -> None:
+    """Refuse a configuration whose sizes are no whole numbers of 1 or more, or too large for any such network.
+
+    Args:
+        config: as read; a key that is absent is not looked at, nor null.
+        most: keys and their largest values. A list of numbers is one for each level.
+        where: the file, for messages.
+
+    Raises:
+        BundleError: names the key.
+    """
+    for key, limit in most.items():
+        given = config.get(key)
+        for value in given if isinstance(given, list) and given else [] if given is None else [given]:
+            if type(value) is not int or not 1 <= value <= limit:
+                raise BundleError(f"{where}: {key} is {given!r}; it is whole numbers in 1..{limit}")
+
+
 def reading(read: Callable[[], Spec], where: Path) -> Spec:
     """What `read` makes of a configuration.
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autoencoder.model import AutoencoderSpec
 from ldm.config import RunConfig
-from ldm.convert.folder_checks import DIFFUSERS, Config, check_fixed, reading
+from ldm.convert.folder_checks import DIFFUSERS, Config, check_fixed, check_sizes, reading
 from ldm.convert.recipe import INPAINTING, TOWERS, generation_of
 from ldm.convert.recipe import text_spec as tower
 from ldm.nets.clip import ClipSpec
@@ -17,6 +17,26 @@ from ldm.nets.unet import UNetSpec
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionImg2ImgPipeline")
 ACTIVATIONS = {1: "quick_gelu", 2: "gelu"}
 
+LAYERS, WIDE = 100, 100_000  # more than any such network has
+UNET_SIZES = {
+    "block_out_channels": WIDE,
+    "layers_per_block": LAYERS,
+    "transformer_layers_per_block": LAYERS,
+    "in_channels": WIDE,
+    "out_channels": WIDE,
+    "cross_attention_dim": WIDE,
+    "attention_head_dim": WIDE,
+    "num_attention_heads": WIDE,
+    "norm_num_groups": WIDE,
+}
+VAE_SIZES = {
+    "block_out_channels": WIDE,
+    "layers_per_block": LAYERS,
+    "in_channels": WIDE,
+    "latent_channels": WIDE,
+    "norm_num_groups": WIDE,
+}
+TEXT_SIZES = {"num_hidden_layers": LAYERS, "hidden_size": WIDE, "num_attention_heads": WIDE}
 # What both generations leave at these values, so that no specification of ours has it.
 UNET_FIXED: dict[str, Any] = {
     "act_fn": "silu",
@@ -59,6 +79,7 @@ def unet_spec(config: Config, where: Path) -> UNetSpec:
         BundleError: it is not one of Stable Diffusion 1 or 2.
     """
     check_fixed(config, UNET_FIXED, where / "unet")
+    check_sizes(config, UNET_SIZES, where / "unet" / "config.json")
     return reading(lambda: _unet_spec(config), where / "unet" / "config.json")
 
 
@@ -138,6 +159,7 @@ def autoencoder_spec(config: Config, where: Path) -> AutoencoderSpec:
         BundleError: it is not a KL autoencoder of Stable Diffusion's kind.
     """
     check_fixed(config, VAE_FIXED, where / "vae")
+    check_sizes(config, VAE_SIZES, where / "vae" / "config.json")
     return reading(lambda: _autoencoder_spec(config), where / "vae" / "config.json")
 
 
@@ -193,6 +215,7 @@ def text_spec(config: Config, pad: Literal["zero", "eot"] | None, where: Path) -
     Raises:
         BundleError: it is not a text tower of Stable Diffusion 1 or 2.
     """
+    check_sizes(config, TEXT_SIZES, where / "text_encoder" / "config.json")
     return reading(lambda: _text_spec(config, pad), where / "text_encoder" / "config.json")
 
 

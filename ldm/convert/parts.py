@@ -15,8 +15,10 @@ from ldm.core.bundle import BundleError
 from ldm.nets.clip import ClipEncoder, ClipSpec
 from ldm.nets.unet import UNet, UNetSpec
 
+Spec = UNetSpec | AutoencoderSpec | ClipSpec
 Names = Mapping[str, Sequence[str]]  # our tensor: theirs, whose rows stand one below the other
 SHOWN = 3  # names in a message
+_KIND = {UNetSpec: "U-Net", AutoencoderSpec: "autoencoder", ClipSpec: "text encoder"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,17 +45,24 @@ class Parts:
         return {f"{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
 
 
-def shapes(spec: UNetSpec | AutoencoderSpec | ClipSpec) -> dict[str, torch.Size]:
-    """Names and shapes of the tensors of a network, without its weights."""
-    with torch.device("meta"), blank():
-        net: nn.Module
-        match spec:
-            case UNetSpec():
-                net = UNet(spec)
-            case AutoencoderSpec():
-                net = Autoencoder(spec)
-            case ClipSpec():
-                net = ClipEncoder(spec)
+def shapes(spec: Spec, where: str | Path = "spec") -> dict[str, torch.Size]:
+    """Names and shapes of the tensors of a network, without its weights.
+
+    Raises:
+        BundleError: there is no such network; `where`, the file that the spec was read from, begins the message.
+    """
+    try:
+        with torch.device("meta"), blank():
+            net: nn.Module
+            match spec:
+                case UNetSpec():
+                    net = UNet(spec)
+                case AutoencoderSpec():
+                    net = Autoencoder(spec)
+                case ClipSpec():
+                    net = ClipEncoder(spec)
+    except (ValueError, RuntimeError, ZeroDivisionError, AssertionError) as error:
+        raise BundleError(f"{where}: tensors of these shapes make no {_KIND[type(spec)]} ({error})") from error
     return {name: tensor.shape for name, tensor in net.state_dict().items()}
 
 

@@ -19,6 +19,7 @@ from ldm.nets.unet import UNetSpec
 
 Tensors = Mapping[str, Tensor]
 Spec = TypeVar("Spec")
+MOST_LAYERS = 100
 HEADS, HEAD_CHANNELS = 8, 64  # of the U-Net, in generation 1 and 2: no tensor tells
 
 
@@ -111,12 +112,14 @@ def _tower_spec(tower: Tensors, generation: int) -> ClipSpec:
 def _reading(read: Callable[[], Spec], what: str, where: Path) -> Spec:
     try:
         return read()
-    except (StopIteration, IndexError, KeyError, ValueError) as error:
+    except (StopIteration, IndexError, KeyError, ValueError, TypeError, ZeroDivisionError) as error:
         raise BundleError(f"{where}: its {what} is missing or not that of Stable Diffusion 1 or 2") from error
 
 
 def _numbers(tensors: Tensors, pattern: str) -> set[int]:
-    return {int(found[1]) for name in tensors if (found := re.search(pattern, name))}
+    """The numbers in names; one that no such network has is no number of a layer, but of a stray tensor."""
+    found = {int(held[1]) for name in tensors if (held := re.search(pattern, name)) and len(held[1]) < 4}
+    return {number for number in found if number < MOST_LAYERS}
 
 
 def _size(tensors: Tensors, axis: int, *names: str) -> int:

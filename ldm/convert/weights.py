@@ -1,8 +1,9 @@
 """Tensors of a weights file that somebody else made, read without ever running code from it."""
 
 import re
+import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,13 +110,19 @@ def _unpickled(path: Path) -> Any:
     if wrong:
         raise _asks_for_more(path, wrong)
     try:
-        with torch.serialization.safe_globals([(Inert, name) for name in asked]):
+        with torch.serialization.safe_globals([(Inert, name) for name in asked]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of protocols that torch does not read; the error says so
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:
         # Not torch's own message: it advises to load the file without this protection.
         more = re.findall(r"GLOBAL:? (\S+)", str(error))
         if more:
             raise _asks_for_more(path, more) from error
+        if "Unsupported operand" in str(error):
+            raise BundleError(
+                f"{path}: a pickle in another protocol than torch.save's own 2, which is all that is read; nothing in "
+                "it was run"
+            ) from error
         raise BundleError(f"{path}: truncated or not a checkpoint; nothing in it was run") from error
 
 
@@ -125,7 +132,8 @@ def _asks_for_more(path: Path, names: Sequence[str]) -> BundleError:
 
 def _tensors_of(loaded: Any, path: Path) -> dict[str, Tensor]:
     """The state dict in what `torch.save` was given: itself, or under "state_dict"."""
-    held = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    held = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else {}
+    held = held if isinstance(held, Mapping) else {}
     tensors = {name: value for name, value in held.items() if isinstance(value, Tensor) and isinstance(name, str)}
     if not tensors:
         raise BundleError(f"{path}: a pickled file without tensors by name; give a checkpoint of a model")

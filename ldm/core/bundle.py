@@ -126,6 +126,10 @@ def _replacing(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # such as a full disk, which has no name
     finally:
         partial.unlink(missing_ok=True)
 
@@ -134,5 +138,7 @@ def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(9)
     # A safetensors file starts with the length of its header, whose bytes may be anything, and then a brace.
+    if len(start) < 9:
+        raise BundleError(f"{path}: {len(start)} bytes, truncated or not a safetensors file")
     if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):
         raise BundleError(f"{path}: a pickled checkpoint, which could run code when opened; convert it to safetensors")

@@ -1,6 +1,7 @@
 """Checkpoints of a training: written whole or not at all, the last of them kept, and read to go on."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,24 @@ class WholeCheckpoints(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
         self._stay(Path(path), checkpoint["global_step"])
 
+    @staticmethod
+    def _copy(path: Path, named: Path) -> None:
+        partial = named.with_suffix(".part")
+        try:
+            shutil.copyfile(path, partial)
+            partial.replace(named)
+        finally:
+            partial.unlink(missing_ok=True)
+
     def _stay(self, path: Path, step: int) -> None:
-        """Give the checkpoint a second name, without a second copy, and remove the oldest."""
+        """Give the checkpoint a second name, without a second copy where the disk can, and remove the oldest."""
         named = path.with_name(f"step-{step:08}.ckpt")
         if self._keep > 1 and not (named.exists() and named.samefile(path)):
             named.unlink(missing_ok=True)
-            named.hardlink_to(path)
+            try:
+                named.hardlink_to(path)
+            except OSError:  # a disk without such links, as memory cards and some shares
+                self._copy(path, named)
         for old in sorted(path.parent.glob("step-*.ckpt"))[: -self._keep if self._keep > 1 else None]:
             old.unlink()
 

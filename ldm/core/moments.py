@@ -13,9 +13,15 @@ class AtMoments(Callback):
     def draw(self, trainer: Any, module: Any) -> None:
         """Show what `module` can do now; called again at a step that was drawn already."""
 
+    @abstractmethod
+    def forget(self) -> None:
+        """Remove what an earlier training left in the folder; called by one process alone."""
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Before the first step."""
         if trainer.global_step == 0:
+            if trainer.is_global_zero:
+                self.forget()
             self.draw(trainer, pl_module)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:

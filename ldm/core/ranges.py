@@ -17,6 +17,14 @@ def visible(*tensors: Tensor) -> bool:
     return all(x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter) for x in tensors)  # no stand-ins of a trace
 
 
+def _some(wrong: Tensor) -> bool:
+    """Whether one is true; not where a transform of torch (vmap, make_fx) keeps its numbers to itself."""
+    try:
+        return bool(wrong.any())
+    except RuntimeError:
+        return False
+
+
 def check_alike(**tensors: Tensor | None) -> None:
     """Refuse tensors of another shape than the first; None is left out. Shapes can be looked at on any device.
 
@@ -44,7 +52,7 @@ def check_within(name: str, x: Tensor, low: float, high: float, *, hint: str) ->
     """
     if visible(x):
         fine = (x >= low) & (x <= high)  # false for nan too
-        if not bool(fine.all()):
+        if _some(~fine):
             raise ValueError(f"{name}: {x[~fine][0].item():g} is outside [{low:g}, {high:g}]; {hint}")
 
 
@@ -54,20 +62,21 @@ def check_not_negative(name: str, x: Tensor) -> None:
     Raises:
         ValueError: names the least.
     """
-    if visible(x) and bool((x < 0).any()):
+    if visible(x) and _some(x < 0):
         raise ValueError(f"{name}: {x[x < 0].min().item():g} is negative; give 0 or more")
 
 
-def check_time(t: Tensor) -> None:
-    """Refuse times outside [0, 1], but for rounding.
+def time_within(t: Tensor) -> Tensor:
+    """Times in [0, 1], on any device; what rounding took beyond is put back.
 
     Raises:
-        ValueError: names the first such time.
+        ValueError: names the first time that is further out, or none (looked at on the CPU only).
     """
     if visible(t):
         fine = (t >= -ROUNDING) & (t <= 1 + ROUNDING)
-        if not bool(fine.all()):
+        if _some(~fine):
             raise ValueError(f"t: {t[~fine][0].item():g} is outside [0, 1]; 0 is data and 1 is noise")
+    return t.clamp(0, 1)
 
 
 def check_cleaner(logsnr_s: Tensor, logsnr_t: Tensor) -> None:
@@ -78,7 +87,7 @@ def check_cleaner(logsnr_s: Tensor, logsnr_t: Tensor) -> None:
     """
     if visible(logsnr_s, logsnr_t):
         wrong = ~(logsnr_s > logsnr_t)
-        if bool(wrong.any()):
+        if _some(wrong):
             s, t = (x[wrong][0].item() for x in torch.broadcast_tensors(logsnr_s, logsnr_t))
             raise ValueError(
                 f"logsnr_s, logsnr_t: {s:g}, {t:g} nats; s must be the cleaner level, with the higher log-SNR"
@@ -91,7 +100,7 @@ def check_levels(logsnr: Tensor) -> None:
     Raises:
         ValueError: there is one.
     """
-    if visible(logsnr) and bool(torch.isnan(logsnr).any()):
+    if visible(logsnr) and _some(torch.isnan(logsnr)):
         raise ValueError("logsnr: nan is no level; inf is clean data, -inf pure noise")
 
 
@@ -107,7 +116,7 @@ def check_is_not(worst: float, logsnr: Tensor, *, hint: str) -> None:
         ValueError: there is one.
     """
     check_levels(logsnr)
-    if visible(logsnr) and bool((logsnr == worst).any()):
+    if visible(logsnr) and _some(logsnr == worst):
         raise ValueError(f"logsnr: {worst:g} is not possible here; {hint}")
 
 
@@ -119,5 +128,5 @@ def check_finite(name: str, x: Tensor, *, hint: str) -> None:
     """
     if visible(x):
         fine = torch.isfinite(x)
-        if not bool(fine.all()):
+        if _some(~fine):
             raise ValueError(f"{name}: {x[~fine][0].item():g} is not finite; {hint}")

@@ -20,7 +20,7 @@ from ldm.inference.pipeline import Request, parts, txt2img
 from ldm.inference.placing import Placement, placed
 from ldm.inference.recipe import parameters, recipes
 from ldm.inference.symbols import foreign, spelled_out
-from ldm.inference.upscale import Upscale, load_upscaler, upscale
+from ldm.inference.upscale import Upscale, load_upscaler, tiles_of, upscale
 from ldm.nets.guess import SEPARATOR
 from ldm.samplers.loop import OnStep, Step
 
@@ -94,9 +94,16 @@ def tell_need(
         chunks=needed_chunks(model, options.prompt, options.negative, options.to_prompt or ""),
         weak=None if request.away is None else request.away.model,
         upscaler=upscaler,
+        tiles=1 if upscaler is None else _tiles(upscaler, request, drawn),
         classifier=None if request.towards is None else request.towards.classifier.net,
     )
     sys.stderr.write(f"{need}\n")
+
+
+def _tiles(upscaler: Model, request: Request, drawn: Mapping[str, int]) -> int:
+    """How many tiles of all pictures are enlarged together."""
+    of_each = len(tiles_of(upscaler, drawn["height"], drawn["width"]))
+    return min(request.batch, of_each * len(request.prompts))
 
 
 def adapted(model: Model, options: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
@@ -126,7 +133,7 @@ def telling(notices: Iterable[str]) -> OnStep:
 
 def spell_symbols(model: Model, options: argparse.Namespace) -> Iterator[str]:
     """Put the words for emoji into the prompts of a model that knows things by their names; says which."""
-    if model.vocabulary is None:
+    if model.vocabulary is None or options.unspelled:
         return
     for name in ("prompt", "negative", "to_prompt"):
         prompt = getattr(options, name)

@@ -66,6 +66,7 @@ def estimate(
     chunks: int = 1,
     weak: Model | None = None,
     upscaler: Model | None = None,
+    tiles: int = 1,
     classifier: nn.Module | None = None,
 ) -> Need:
     """What drawing needs: weights are counted, activations are those of the same networks without memory (meta device).
@@ -77,7 +78,8 @@ def estimate(
         height, width: pixels.
         chunks: how often the text encoder reads for each prompt.
         weak: a second model that is asked at every step.
-        upscaler: a model that enlarges what was drawn, `batch` tiles at a time.
+        upscaler: a model that enlarges what was drawn.
+        tiles: of its own size that it enlarges together.
         classifier: a network whose gradient steers; of it the weights alone are counted.
     """
     shape = model.codec.latent_shape(height, width)
@@ -91,11 +93,12 @@ def estimate(
     held = (max(weights.values()) if how.offload else sum(weights.values())) + further
     rows = batch if model.config.net.distilled is not None else 2 * batch
     asked = [(model, (rows, *shape), chunks)] + ([] if weak is None else [(weak, (rows, *shape), chunks)])
-    if upscaler is not None:
-        side = upscaler.config.sample.size
-        asked.append((upscaler, (2 * batch, *upscaler.codec.latent_shape(side, side)), 1))
-    network = max(_network(each, how, size, words) for each, size, words in asked)
     decoder = _decoder(model, how, (batch, *shape))
+    if upscaler is not None:
+        large = upscaler.codec.latent_shape(upscaler.config.sample.size, upscaler.config.sample.size)
+        asked.append((upscaler, (2 * tiles, *large), 1))
+        decoder = max(decoder, _decoder(upscaler, how, (tiles, *large)))
+    network = max(_network(each, how, size, words) for each, size, words in asked)
     if how.device.type != "cpu":
         return Need(0, held, network, decoder)
     loaded = _as_loaded(model) + further

@@ -32,6 +32,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise ValueError(f"--seed: {options.seed} is outside 0 to 2^63 - 1")
     check_spacing(options.spacing)
     check_sources(options)
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out: {options.out} is no folder")
     options.out.mkdir(parents=True, exist_ok=True)
     if not os.access(options.out, os.W_OK):
         raise PermissionError(f"--out: no permission to write into {options.out}")

@@ -167,14 +167,15 @@ def txt2img(
         Pictures (b, 3, height, width) on the CPU, float32, in [-1, 1].
 
     Raises:
-        ValueError: steps, size, scale or options are not possible, tuned tables are asked for and missing, or the
-            result is not finite in float32 either.
+        ValueError: steps, size, scale or options are not possible, tuned tables are asked for and missing, the network
+            gave values that are not finite, or the decoder did in float32 too.
     """
     plan = _plan(model, request)
     pictures = []
     for part, chunks in parts(model, request):
         with torch.inference_mode(), autocast(plan.like.device, dtype):
             z = _latents(model, part, plan, chunks, on_step)
+        _check_finite(z, dtype)
         drawn = _decode(model, z, dtype)
         pictures.append(drawn if part.only is None else drawn[part.only : part.only + 1])
     images = torch.cat(pictures)
@@ -256,6 +257,12 @@ def _denoiser(model: Model, part: Request, plan: _Plan, chunks: int, low: Low | 
     if seen.z is not None and seen.mask is not None and seen.channels is None:
         guided = keep_known(guided, seen.z.expand(count, *plan.shape), seen.mask)
     return guided
+
+
+def _check_finite(z: torch.Tensor, dtype: torch.dtype | None) -> None:
+    if not bool(torch.isfinite(z).all()):
+        way = "its weights are damaged" if dtype == torch.float32 else "give --dtype float32, which reaches further"
+        raise ValueError(f"the U-Net gave values that are not finite; {way}")
 
 
 def _decode(model: Model, z: torch.Tensor, dtype: torch.dtype | None) -> Image:

@@ -76,8 +76,14 @@ def facts(model: Model, request: Request, options: argparse.Namespace) -> dict[s
     device = next(model.denoise.parameters()).device.type
     name = Path(options.model).stem if model.folder is None else model.folder.name
     found: dict[str, Any] = {"model": model.sha256, "model name": name}
-    if options.model.parent != options.models:  # the user's own; those of a checkout have the same name in another
-        found["model path"] = str(options.model)
+    if options.model.parent.resolve() != options.models.resolve():  # the user's own; not those of a checkout
+        found["model path"] = _without_home(options.model)
+    known = options.expected or {}
+    if known.get("model") == model.sha256:  # the same model in another place makes the same file
+        found.pop("model path", None)
+        found |= {name: known[name] for name in ("model path",) if name in known}
+    if not options.unspelled:
+        found["symbols"] = "spelled"  # emoji of the prompt became words
     found |= {name: _contents(name, getattr(options, name)) for name in FILES if getattr(options, name)}
     found |= {name: used for name, used in _steering(request).items() if name in ("classifier", "weak")}
     if model.folder is not None and resolve(model, request).needs_tables:
@@ -182,6 +188,12 @@ def _steering(request: Request) -> dict[str, Any]:
 def _quoted(value: str) -> str:
     """As those programs write a value: JSON where it holds what separates values."""
     return json.dumps(value, ensure_ascii=False) if any(c in value for c in ",:\n") else value
+
+
+def _without_home(path: Path) -> str:
+    """A path as it was typed, where the shell may have put the user's name into it."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def _hash(path: Path) -> str:

@@ -14,8 +14,10 @@ from PIL import Image as PilImage
 from ldm.build import Model
 from ldm.inference.pipeline import Request
 from ldm.inference.recipe import ELSEWHERE, FILES, facts
+from ldm.model_folder import LDM
 
 PATHS = ("image", "mask", "weak", "classifier", "upscale", "embedding")  # options that are paths
+OF_FOLDERS = (LDM, "model_index.json")  # what is in a model folder, and in one of diffusers
 OF_MODEL = ("tables", "vocabulary")  # files in the model's folder
 WORDS = ("prompt", "negative", "sampler", "spacing", "dtype")  # options that are text, if they are given
 NUMBERS = ("seed", "count", "steps", "height", "width", "scale", "batch")
@@ -41,13 +43,14 @@ def remembered(path: Path, models: Path) -> dict[str, Any]:
             options[name] = path.parent / options[name].name  # it may have moved with the picture
     if options.get("upscale") and not options["upscale"].is_dir():
         options["upscale"] = models / options["upscale"].name  # the shipped one, of a checkout elsewhere
-    folders = [Path(known[name]) for name in ("model path",) if name in known]
+    folders = [Path(known[name]).expanduser() for name in ("model path",) if name in known]
     folders += [models / known["model name"]] if known["model name"] else []
     expected = {**known, "seed": options["seed"], "count": options["count"], "picture": str(path)}
-    there = [folder for folder in folders if folder.exists()]
+    there = [folder for folder in folders if folder.is_file() or any((folder / name).is_file() for name in OF_FOLDERS)]
     if there:
         options["model"] = there[0]
     before = {} if "vocabulary" in known else {"literal": True}  # drawn when every phrase was read as it is
+    before |= {} if "symbols" in known else {"unspelled": True}  # and every emoji
     return options | before | {"only": recipe["index"], "expected": expected}
 
 
@@ -121,6 +124,10 @@ def _recipe(path: Path) -> dict[str, Any]:
             _check_kinds(recipe)
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         raise ValueError(f"--from-picture: {path}: its recipe is damaged ({error})") from error
+    if "upscaled by" in recipe:
+        raise ValueError(
+            f"--from-picture: {path} was enlarged by scripts/upscale.py, which makes it again the same way"
+        )
     if not whole:
         raise ValueError(
             f"--from-picture: {path} is of an older version, which did not keep all that decides a picture"

@@ -12,12 +12,12 @@ def spelled_out(prompt: str, knows: Callable[[str], bool]) -> str:
     """`prompt` with its emoji as their Unicode names, but for those that `knows` can be read: "🍎" is "red apple"."""
     out, after_name = "", False
     for character in prompt:
-        if character in JOINERS or ord(character) in TONES:
+        if after_name and (character in JOINERS or ord(character) in TONES):
             continue
         name = unicodedata.name(character, "").lower()
         symbol = unicodedata.category(character) == "So" and ord(character) not in FLAGS
         if symbol and name and not knows(character):
-            out += " " * bool(out and (out[-1].isalnum())) + name
+            out += " " * (out[-1:].isalnum()) + name
             after_name = True
         else:
             out += " " * (after_name and character.isalnum()) + character

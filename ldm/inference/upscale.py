@@ -12,7 +12,7 @@ from ldm.build import Model
 from ldm.core.rng import fold
 from ldm.inference.lowres import LowRes, held_to
 from ldm.inference.pipeline import Request, txt2img
-from ldm.inference.tiles import tiling
+from ldm.inference.tiles import Tiling, tiling
 from ldm.model_folder import load_model
 from ldm.samplers.loop import OnStep
 
@@ -85,8 +85,7 @@ def upscale(
     if factor**2 * height * width > MOST_PIXELS:
         raise ValueError(f"picture: {width}x{height} would become more than {MOST_PIXELS:,} pixels; give a smaller one")
     small = small.float().cpu()
-    side, unit = model.config.sample.size, model.codec.factor * 2 ** (len(model.config.net.mult) - 1)
-    tiles = tiling(height, width, largest=side // factor, unit=unit // math.gcd(unit, factor))
+    tiles = tiles_of(model, height, width, factor)
     cut = tiles.cut(small)
     request = Request(
         prompts=tuple(prompt for prompt in how.prompts for _ in range(len(tiles))),
@@ -100,6 +99,22 @@ def upscale(
     )
     large = tiles.join(txt2img(model, request, dtype=dtype, on_step=on_step), factor)
     return large if how.restore else held_to(large, small)
+
+
+def tiles_of(model: Model, height: int, width: int, factor: int | None = None) -> Tiling:
+    """How a picture is cut for an upscaler.
+
+    Args:
+        model: an upscaler.
+        height, width: of the small picture.
+        factor: as in `Upscale`.
+
+    Raises:
+        ValueError: the model is no upscaler, or does not know the factor.
+    """
+    by, side = _factor(model, factor), model.config.sample.size
+    unit = model.codec.factor * 2 ** (len(model.config.net.mult) - 1)
+    return tiling(height, width, largest=side // by, unit=unit // math.gcd(unit, by))
 
 
 def _factor(model: Model, factor: int | None) -> int:

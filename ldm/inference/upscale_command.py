@@ -14,6 +14,7 @@ from ldm.core.shapes import Image
 from ldm.data.captions import WHITE, compose
 from ldm.inference.command import cut_words, telling
 from ldm.inference.options import LARGEST_SEED, dtype_of
+from ldm.inference.recipe import own_version
 from ldm.inference.upscale import Upscale, load_upscaler, upscale
 
 
@@ -48,8 +49,10 @@ def enlarge(options: argparse.Namespace) -> Path:
     recipe = {"picture": options.image.name, "prompt": options.prompt, "seed": options.seed, "model": model.sha256}
     recipe |= {"factor": factor, "restore": options.restore, "noise": options.noise}
     recipe |= {"steps": options.steps or model.config.sample.steps, "dtype": str(dtype).removeprefix("torch.")}
+    recipe |= {"upscaled by": f"scripts/upscale.py of ldm {own_version()}", "torch": torch.__version__}
     path = options.out / f"{options.image.stem}-x{factor}.png"
-    save_png(large, path, recipe)
+    said = f"Upscale: {factor}, Seed: {options.seed}, Model hash: {model.sha256[:10]}, Version: ldm {own_version()}"
+    save_png(large, path, recipe, {"parameters": f"{options.prompt}\n{said}"})
     return path
 
 

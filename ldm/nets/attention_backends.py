@@ -56,13 +56,15 @@ def plain(q: Heads, k: Keys, v: Keys, mask: TokenMask | None) -> Heads:
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     v = F.pad(v, (0, -d % LANES)) if q.device.type == "cpu" and d > LANES else v
     hidden = None if mask is None else ~mask.repeat_interleave(heads, 0)[:, None, :]
-    buffer = q.new_empty(min(pairs, len(q)), min(rows, n), m) if _reusable(q, k, v) else None
-    parts = []
-    for at in range(0, b * heads, pairs):
-        some = slice(at, at + pairs)
-        without = None if hidden is None else hidden[some]
-        parts.append(_joined([_products(x, k[some], v[some], without, buffer) for x in q[some].split(rows, dim=1)], 1))
-    return _joined(parts, 0)[..., :d].unflatten(0, (b, heads)).transpose(1, 2)
+    if _reusable(q, k, v):
+        out = _in_place(q, k, v, hidden, min(pairs, len(q)), min(rows, n))
+    else:
+        parts = []
+        for at in (slice(i, i + pairs) for i in range(0, b * heads, pairs)):
+            without = None if hidden is None else hidden[at]
+            parts.append(_joined([_products(x, k[at], v[at], without) for x in q[at].split(rows, dim=1)], 1))
+        out = _joined(parts, 0)
+    return out[..., :d].unflatten(0, (b, heads)).transpose(1, 2)
 
 
 def _held(device: torch.device) -> int:
@@ -79,12 +81,21 @@ def _reusable(*tensors: Tensor) -> bool:
     return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 
 
-def _products(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None, buffer: Tensor | None) -> Tensor:
-    if buffer is not None:
-        scores = torch.bmm(q, keys, out=buffer[: len(q), : q.shape[1]])
-        if hidden is not None:
-            scores.masked_fill_(hidden, float("-inf"))
-        return torch.softmax(scores, -1, out=scores) @ values
+def _in_place(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, pairs: int, rows: int) -> Tensor:
+    """All results in one tensor and all scores in another: thousands of small ones would leave a heap in pieces."""
+    scores_of, out = q.new_empty(pairs, rows, k.shape[-1]), q.new_empty(len(q), q.shape[1], v.shape[-1])
+    for i in range(0, len(q), pairs):
+        at = slice(i, i + pairs)
+        for j in range(0, q.shape[1], rows):
+            some = q[at, j : j + rows]
+            scores = torch.bmm(some, k[at], out=scores_of[: len(some), : some.shape[1]])
+            if hidden is not None:
+                scores.masked_fill_(hidden[at], float("-inf"))
+            torch.bmm(torch.softmax(scores, -1, out=scores), v[at], out=out[at, j : j + rows])
+    return out
+
+
+def _products(q: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
     scores = q @ keys
     if hidden is not None:
         scores = scores.masked_fill(hidden, float("-inf"))

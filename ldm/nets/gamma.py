@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm.core.ranges import check_levels, check_time
+from ldm.core.ranges import check_levels, time_within
 from ldm.core.shapes import LogSNR, PerImage
 
 HALVINGS, NEWTON_STEPS = 24, 3  # to 6e-8 of the time axis, where a smooth shape is a straight line; then to rounding
@@ -49,7 +49,8 @@ class GammaNet(nn.Module):
         shape(t)  = (g(t) - g(0)) / (g(1) - g(0)),   g(t) = a t + sum_k c_k sigmoid(w_k (t - m_k))
 
     with a, c_k, w_k positive (softplus of free weights), so that shape rises strictly from 0 to 1 whatever they are.
-    The ends are free: should training cross them, `ldm.process.piecewise.freeze` refuses the schedule.
+    The ends are free: should training cross them, the slope is positive, which the bound refuses (on the CPU), and so
+    does `ldm.process.piecewise.freeze`.
 
     g is VDM's l1(t) + l3(sigmoid(l2(.))), here with l2 on t itself: the input l1(t) is the same up to a positive
     factor and an offset, which l2 absorbs. Source: Kingma et al. 2021 (arXiv:2107.00630) appendix H.
@@ -80,13 +81,13 @@ class GammaNet(nn.Module):
 
     def forward(self, t: PerImage) -> LogSNR:
         """Level at time t in [0, 1], nats."""
-        check_time(t)
+        t = time_within(t)
         highest, lowest = self.logsnr_max.to(t.dtype), self.logsnr_min.to(t.dtype)
         return highest - (highest - lowest) * self.shape(t)
 
     def slope(self, t: PerImage) -> PerImage:
         """d logsnr / dt, negative, in closed form."""
-        check_time(t)
+        t = time_within(t)
         return (self.logsnr_min - self.logsnr_max).to(t.dtype) * self.shape_slope(t)
 
     def inverse(self, logsnr: LogSNR) -> PerImage:

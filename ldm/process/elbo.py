@@ -113,7 +113,13 @@ def denoise_term_continuous(x0: Latent, x0_hat: Latent, logsnr: LogSNR, slope: P
     """
     check_alike(x0=x0, x0_hat=x0_hat)
     check_levels(logsnr)
-    check_within("slope", slope, -math.inf, 0.0, hint="the level falls with time")
+    check_within(
+        "slope",
+        slope,
+        -math.inf,
+        0.0,
+        hint="a level falls with time; a learned one whose ends crossed wants a lower rate",
+    )
     return -0.5 * logsnr.exp() * slope * ((x0 - x0_hat) ** 2).flatten(1).sum(1)
 
 

@@ -10,9 +10,9 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
-from ldm.core.ranges import check_levels, check_time
+from ldm.core.ranges import check_levels, time_within
 from ldm.core.shapes import LogSNR, PerImage
-from ldm.process.tables import check_betas, level_at, logsnr_nodes, position_of, slope_at
+from ldm.process.tables import check_betas, check_ends, check_steps, level_at, logsnr_nodes, position_of, slope_at
 
 
 @runtime_checkable
@@ -91,7 +91,7 @@ class LinearBeta(_BetaTable):
     beta_last: float = 0.02
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
+        check_steps(self.steps)
         check_betas((self.beta_first, self.beta_last))
 
     def beta_table(self) -> tuple[float, ...]:
@@ -111,7 +111,7 @@ class ScaledLinearBeta(_BetaTable):
     beta_last: float = 0.012
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
+        check_steps(self.steps)
         check_betas((self.beta_first, self.beta_last))
 
     def beta_table(self) -> tuple[float, ...]:
@@ -159,13 +159,13 @@ class Cosine(_Continuous):
     logsnr_max: float = 15.0
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
-        _check_ends(self.logsnr_min, self.logsnr_max)
+        check_steps(self.steps)
+        check_ends(self.logsnr_min, self.logsnr_max)
         if not 0 < self.shift < math.inf:
             raise ValueError(f"shift: {self.shift} is not a positive number; 1 leaves the schedule as it is")
 
     def __call__(self, t: PerImage) -> LogSNR:
-        check_time(t)
+        t = time_within(t)
         angle, complement = self._angles(t)
         return 2 * (complement.sin().log() - angle.sin().log() + math.log(self.shift))
 
@@ -175,7 +175,7 @@ class Cosine(_Continuous):
         return (torch.exp(math.log(self.shift) - logsnr / 2).atan() - first) / (last - first)
 
     def slope(self, t: PerImage) -> PerImage:
-        check_time(t)
+        t = time_within(t)
         angle, complement = self._angles(t)
         span = self._angle_of(self.logsnr_min) - self._angle_of(self.logsnr_max)
         return -2 * span * (1 / angle.tan() + 1 / complement.tan())
@@ -214,13 +214,13 @@ class Sigmoid(_Continuous):
     logsnr_max: float = 15.0
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
-        _check_ends(self.logsnr_min, self.logsnr_max)
+        check_steps(self.steps)
+        check_ends(self.logsnr_min, self.logsnr_max)
         if not -50 <= self.start < self.end <= 50:
             raise ValueError(f"start, end: {self.start}, {self.end} must rise and lie in [-50, 50]; try -3 and 3")
 
     def __call__(self, t: PerImage) -> LogSNR:
-        check_time(t)
+        t = time_within(t)
         gone, left = self._distances(t)
         return _log_sinh(left / 2) - _log_sinh(gone / 2) + self._offset()
 
@@ -233,7 +233,7 @@ class Sigmoid(_Continuous):
         return (gone - first) / (last - first)
 
     def slope(self, t: PerImage) -> PerImage:
-        check_time(t)
+        t = time_within(t)
         gone, left = self._distances(t)
         span = self._gone_at(self.logsnr_min) - self._gone_at(self.logsnr_max)
         return -span / 2 * (1 / (left / 2).tanh() + 1 / (gone / 2).tanh())
@@ -269,11 +269,11 @@ class LinearLogSNR(_Continuous):
     logsnr_max: float = 10.0
 
     def __post_init__(self) -> None:
-        _check_steps(self.steps)
-        _check_ends(self.logsnr_min, self.logsnr_max)
+        check_steps(self.steps)
+        check_ends(self.logsnr_min, self.logsnr_max)
 
     def __call__(self, t: PerImage) -> LogSNR:
-        check_time(t)
+        t = time_within(t)
         return self.logsnr_max * (1 - t) + self.logsnr_min * t
 
     def inverse(self, logsnr: LogSNR) -> PerImage:
@@ -281,7 +281,7 @@ class LinearLogSNR(_Continuous):
         return (self.logsnr_max - logsnr) / (self.logsnr_max - self.logsnr_min)
 
     def slope(self, t: PerImage) -> PerImage:
-        check_time(t)
+        t = time_within(t)
         return torch.full_like(t, self.logsnr_min - self.logsnr_max)
 
 
@@ -292,15 +292,3 @@ def _line(first: float, last: float, count: int) -> tuple[float, ...]:
 def _log_sinh(x: PerImage) -> PerImage:
     """log sinh(x), x > 0, without overflow."""
     return x + torch.log(-torch.expm1(-2 * x)) - math.log(2)
-
-
-def _check_steps(steps: int) -> None:
-    if steps < 1:
-        raise ValueError(f"steps: {steps} is below 1; a schedule has at least one step (1000 is usual)")
-
-
-def _check_ends(logsnr_min: float, logsnr_max: float) -> None:
-    if not -100 <= logsnr_min < logsnr_max <= 100:
-        raise ValueError(
-            f"logsnr_min, logsnr_max: {logsnr_min}, {logsnr_max} must rise and lie in [-100, 100] nats; try -15 and 15"
-        )

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ldm.core.ranges import check_levels, check_time
+from ldm.core.ranges import check_levels, time_within
 from ldm.core.shapes import LogSNR, PerImage
 
 
@@ -41,13 +41,35 @@ def check_betas(betas: Sequence[float]) -> None:
             raise ValueError(f"betas[{i}]: {beta} is outside (0, 1); for a noise-only last step use zero_terminal")
 
 
+def check_steps(steps: int) -> None:
+    """Refuse a schedule without steps.
+
+    Raises:
+        ValueError: `steps` is below 1.
+    """
+    if steps < 1:
+        raise ValueError(f"steps: {steps} is below 1; a schedule has at least one step (1000 is usual)")
+
+
+def check_ends(logsnr_min: float, logsnr_max: float) -> None:
+    """Refuse ends, nats, that do not rise or that float32 cannot hold as ratios.
+
+    Raises:
+        ValueError: names both.
+    """
+    if not -100 <= logsnr_min < logsnr_max <= 100:
+        raise ValueError(
+            f"logsnr_min, logsnr_max: {logsnr_min}, {logsnr_max} must rise and lie in [-100, 100] nats; try -15 and 15"
+        )
+
+
 def level_at(nodes: Sequence[float], t: PerImage) -> LogSNR:
     """Level at time t in [0, 1], linear between nodes.
 
     Raises:
         ValueError: a time outside [0, 1] (looked at on the CPU only, as everywhere here).
     """
-    check_time(t)
+    t = time_within(t)
     table = _like(nodes, t)
     position = t * (len(nodes) - 1)
     cell = position.floor().clamp(0, len(nodes) - 2)
@@ -76,7 +98,7 @@ def slope_at(nodes: Sequence[float], t: PerImage) -> PerImage:
     Raises:
         ValueError: a time outside [0, 1].
     """
-    check_time(t)
+    t = time_within(t)
     table = _like(nodes, t)
     cell = (t * (len(nodes) - 1)).floor().clamp(0, len(nodes) - 2).long()
     return (table[cell + 1] - table[cell]) * (len(nodes) - 1)

@@ -146,7 +146,13 @@ class SigmoidWeight:
 
 def _check(logsnr: LogSNR, slope: PerImage) -> None:
     check_levels(logsnr)
-    check_within("slope", slope, -math.inf, 0.0, hint="the level falls with time")
+    check_within(
+        "slope",
+        slope,
+        -math.inf,
+        0.0,
+        hint="a level falls with time; a learned one whose ends crossed wants a lower rate",
+    )
 
 
 def _check_positive(name: str, value: float) -> None:

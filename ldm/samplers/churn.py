@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent
 from ldm.process.conditionals import q_step
@@ -49,5 +51,8 @@ def churned(
     if growth == 0 or not lo <= logsnr <= hi or logsnr == -math.inf:
         return x, logsnr
     level = logsnr - 2 * math.log1p(growth)
+    dtype = per_image(logsnr, x).dtype
+    if torch.tensor(level, dtype=dtype) == torch.tensor(logsnr, dtype=dtype):  # too little to be told to a network
+        return x, logsnr
     noisier = q_step(x, per_image(logsnr, x), per_image(level, x))
     return noisier.mean.to(x.dtype) + times(noisier.var.flatten().sqrt(), fresh(noise, x)), level

@@ -19,6 +19,7 @@ from ldm.process.elbo import ElboTerms
 from ldm.process.hierarchy import Hierarchy, consistency_terms
 
 CELL = 2 / 255  # between two values of 8 bits in [-1, 1]
+LARGEST_SEED, WIDEST = 2**63 - 1, 100_000
 DRAWN, ENLARGED, LOGGED = 32, 8, 500  # samples of each model, pixels for one of theirs, steps between lines
 
 
@@ -35,8 +36,15 @@ def train_all(options: argparse.Namespace) -> Iterator[str]:
     for name, least in (("side", 8), ("steps", 1), ("batch", 1), ("draws", 1)):
         if getattr(options, name) < least:
             raise ValueError(f"--{name}: {getattr(options, name)} is below {least}")
-    if not 0 < options.lr < math.inf:
-        raise ValueError(f"--lr: {options.lr} is not a positive number")
+    if not 0 < options.lr <= 1:
+        raise ValueError(f"--lr: {options.lr} is not in (0, 1]; 0.001 is usual")
+    if not 0 <= options.seed <= LARGEST_SEED:
+        raise ValueError(f"--seed: {options.seed} is outside 0 to 2^63 - 1")
+    if not 1 <= options.width <= WIDEST:
+        raise ValueError(f"--width: {options.width} is outside 1 to {WIDEST}")
+    if options.out.is_dir():
+        raise ValueError(f"--out: {options.out} is a folder; give the name of a PNG")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     shape = (3, options.side, options.side)
     specs = [HierarchySpec(data_dim=math.prod(shape), latent_dims=d, width=options.width) for d in options.dims]
     seen, held_out = (
@@ -55,7 +63,6 @@ def train_all(options: argparse.Namespace) -> Iterator[str]:
         samples.append(drawn(vae, options.seed).unflatten(1, shape))
     yield as_table(rows)
     large = torch.cat(samples).clamp(-1, 1).repeat_interleave(ENLARGED, 2).repeat_interleave(ENLARGED, 3)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     save_png(grid(large, DRAWN), options.out)
     yield f"{options.out}: {DRAWN} samples of each"
 
@@ -96,9 +103,15 @@ def terms(vae: HierarchicalVAE, x: Tensor, stream: NoiseStream) -> ElboTerms:
 
 @torch.no_grad()
 def measured(vae: HierarchicalVAE, held_out: Tensor, options: argparse.Namespace) -> list[Row]:
-    """The bound of held-out pictures by term, bits for each 8-bit value, the mean of several draws for each picture."""
+    """The bound of held-out pictures by term, bits for each 8-bit value, the mean of several draws for each picture.
+
+    Raises:
+        ValueError: it is not finite.
+    """
     stream = NoiseStream([fold(options.seed, "hierarchy", "held out")])
     found = [terms(vae, held_out, stream) for _ in range(options.draws)]
+    if not all(bool(torch.isfinite(each.total).all()) for each in found):
+        raise ValueError(f"{named(vae.spec)}: the bound is not finite after training; lower --lr ({options.lr})")
     unit, rows = vae.spec.data_dim * math.log(2), []
     for name, shift in (("recon", -math.log2(CELL)), ("denoise", 0.0), ("prior", 0.0), ("total", -math.log2(CELL))):
         label = "between levels" if name == "denoise" else name

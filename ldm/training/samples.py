@@ -1,5 +1,6 @@
 """The same prompts with the same seeds, drawn before, during and after a training, side by side in one picture."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ class Samples(AtMoments):
 
     def __init__(self, prompts: Sequence[str], out: Path):
         self._prompts, self._out = tuple(prompts), out
+
+    def forget(self) -> None:
+        """Begin a new sheet."""
+        shutil.rmtree(self._out / FOLDER, ignore_errors=True)
 
     def draw(self, trainer: Any, module: Any) -> None:
         """One row more, but where it is there already."""

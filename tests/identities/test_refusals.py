@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from ldm.core.gaussian import Gaussian, discretised_log_prob
-from ldm.core.ranges import check_time
+from ldm.core.ranges import time_within
 from ldm.core.rng import NoiseStream
 from ldm.guidance import combine
 from ldm.nets.gamma import GammaNet, GammaSpec
@@ -51,7 +52,8 @@ def test_schedules_refuse_times_outside_and_levels_that_are_none(tested):
     for ask in (tested.inverse, tested.timesteps):
         with pytest.raises(ValueError, match="^logsnr: nan is no level"):
             ask(torch.tensor([0.5, math.nan]))
-    assert tested(torch.tensor([0.0, 1 + 1e-6])).shape == (2,)  # rounding is no fault
+    beyond, end = (torch.tensor([t], dtype=torch.float64) for t in (1 + 1e-6, 1.0))
+    assert torch.equal(tested(beyond), tested(end)) and torch.equal(tested.slope(beyond), tested.slope(end))
 
 
 @pytest.mark.parametrize("weight", WEIGHTS, ids=lambda w: type(w).__name__)
@@ -59,7 +61,7 @@ def test_weights_refuse_levels_that_are_none(weight):
     with pytest.raises(ValueError, match="^logsnr: nan"):
         weight(NAN, torch.tensor([-1.0]))
     if isinstance(weight, weights.Elbo | weights.SigmoidWeight):
-        with pytest.raises(ValueError, match=r"^slope: 1 is outside \[-inf, 0\]; the level falls"):
+        with pytest.raises(ValueError, match=r"^slope: 1 is outside \[-inf, 0\]; a level falls"):
             weight(SAME, torch.tensor([1.0]))
 
 
@@ -136,7 +138,11 @@ def test_what_is_outside_is_refused_by_name(ask, message):
 def test_where_there_are_no_numbers_tensors_are_taken_as_they_are():
     levels = torch.empty(2, device="meta")
     assert conditionals.q_step(torch.empty(2, 3, device="meta"), levels, levels).mean.shape == (2, 3)
-    compiled = torch.compile(lambda t: (check_time(t), 2 * t)[1], fullgraph=True, backend="eager")
+    t, cosine = torch.tensor([[0.2], [0.7]]), schedule.Cosine()
+    assert torch.equal(torch.func.vmap(cosine)(t), cosine(t.flatten())[:, None])
+    traced = make_fx(lambda t: cosine(t))(t[0])
+    assert torch.equal(traced(t[1]), cosine(t[1]))
+    compiled = torch.compile(lambda t: 2 * time_within(t), fullgraph=True, backend="eager")
     assert compiled(torch.tensor([0.5, 1.0])).shape == (2,)
 
 

@@ -17,6 +17,9 @@ from ldm.inference.symbols import foreign, spelled_out
         ("❤️", "heavy black heart"),
         ("★ and plain words, é, 苹果", "★ and plain words, é, 苹果"),
         ("🇩🇪", "🇩🇪"),
+        ("🏽", "🏽"),
+        ("क्\u200dष", "क्\u200dष"),
+        ("🐈\u200d⬛", "cat black large square"),
     ],
 )
 def test_an_emoji_is_its_name(prompt, read):

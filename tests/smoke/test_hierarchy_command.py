@@ -54,7 +54,10 @@ def test_training_lowers_the_bound_of_every_depth_and_terms_add_up(train, tmp_pa
         (("--dims", "0,3"), "latent_dims"),
         (("--steps", "0"), "--steps"),
         (("--lr", "nan"), "--lr"),
-        (("--lr", "1e30"), "lower --lr"),
+        (("--lr", "1e30"), "--lr"),
+        (("--seed", "9" * 30), "--seed"),
+        (("--width", "100000000000"), "--width"),
+        (("--out", "."), "--out"),
         (("--data", "nowhere"), "nowhere"),
     ],
 )
