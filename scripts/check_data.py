@@ -29,10 +29,12 @@ def main() -> None:
 
     spec = FolderSpec(path=options.path, size=options.size, captions=options.captions)
     findings = check(spec, options.unit, lambda chunks: tqdm(chunks, desc="looking", disable=not sys.stderr.isatty()))
-    contact_sheet(findings, options.sheet)
+    unwritten = contact_sheet(findings, options.sheet)
     for line in findings.lines():
         print(line)
     print(f"contact sheet: {options.sheet}")
+    if unwritten:
+        print(f"{unwritten} captions on it are numbers: no font here has their letters (e.g. fonts-noto has)")
 
 
 if __name__ == "__main__":

@@ -126,6 +126,7 @@ def make_trainer(
     warnings.filterwarnings(
         "ignore", "Using ModelCheckpoint with manual optimization"
     )  # the state after a step is meant
+    warnings.filterwarnings("ignore", "The dirpath has changed")  # a folder of a run may have moved
     warnings.filterwarnings("ignore", ".*LeafSpec")  # Lightning's own use of an old name in torch
     warnings.filterwarnings("ignore", "It is recommended to use `self.log")  # every process validates on everything
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # what is frozen is meant to be

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from ldm.core.rng import fold
 from ldm.data.buckets import Size, bucket_sizes, kept_share, nearest
 from ldm.data.duplicates import Look, look_of, near_duplicates
 from ldm.data.folder import FolderSpec, decode, read_listing, size_of
+from ldm.data.lettering import font_for
 from ldm.data.record import Record, shown
 
 COLUMNS, THUMB, LINE = 8, 128, 14  # of the contact sheet: pictures a row, their side and a line of text, pixels
@@ -97,23 +98,32 @@ def check(spec: FolderSpec, unit: int, progress: Callable[[Any], Any] = iter) ->
     return Findings(spec, unit, seen, faults, near_duplicates([s.look for s in seen]))
 
 
-def contact_sheet(findings: Findings, path: Path, seed: int = 0) -> None:
-    """Up to 64 pictures, whole, drawn by `seed`, with the beginnings of their captions, as a PNG."""
+def contact_sheet(findings: Findings, path: Path, seed: int = 0) -> int:
+    """Up to 64 pictures, whole, drawn by `seed`, with the beginnings of their captions, as a PNG.
+
+    Returns:
+        How many captions no font of this machine has the letters of; their pictures are named by a number.
+    """
+    unwritten = 0
     chosen = random.Random(fold(seed, "sheet")).sample(findings.seen, min(ON_SHEET, len(findings.seen)))
     rows = -(-len(chosen) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (THUMB + 8) + 8, rows * (THUMB + LINE + 12) + 8), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LINE - 4)
+    pen = ImageDraw.Draw(sheet)
     for i, seen in enumerate(chosen):
         left, top = 8 + i % COLUMNS * (THUMB + 8), 8 + i // COLUMNS * (THUMB + LINE + 12)
         picture = Image.fromarray(_whole(seen.record, seen.size))
         small = ImageOps.contain(picture, (THUMB, THUMB))
         sheet.paste(small, (left + (THUMB - small.width) // 2, top + (THUMB - small.height) // 2))
         caption = " ".join(str(seen.record.columns["caption"]).split())
+        font = font_for(caption, LINE - 4)
+        if font is None:
+            unwritten, caption, font = unwritten + 1, f"picture {i + 1}", font_for("picture", LINE - 4)
         while pen.textlength(caption, font) > THUMB:
             caption = caption[:-2].rstrip(".") + "."
         pen.text((left, top + THUMB + 2), caption, "black", font)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
+    return unwritten
 
 
 def _look(record: Record) -> Seen | str:
@@ -140,7 +150,8 @@ def _sizes(sizes: Sequence[Size], wanted: int) -> Iterator[str]:
     yield f"short side: {short[0]} to {short[-1]} pixels, half of them at least {middle}"
     small = sum(side < wanted for side in short)
     if small:
-        yield f"{small} pictures are smaller than {wanted} pixels and would be enlarged"
+        what = "picture is" if small == 1 else "pictures are"
+        yield f"{small} {what} smaller than {wanted} pixels and would be enlarged"
 
 
 def _shapes(sizes: Sequence[Size], size: int, unit: int) -> Iterator[str]:

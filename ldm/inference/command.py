@@ -16,7 +16,7 @@ from ldm.inference.adapters import add_loras, add_words, unused
 from ldm.inference.conditions import needed_chunks, not_read, taken_for
 from ldm.inference.need import advised, drawn_together, estimate, worth_telling
 from ldm.inference.options import check_options, dtype_of, placement_of, request_of
-from ldm.inference.pipeline import Request, parts, txt2img
+from ldm.inference.pipeline import Request, parts, resolve, txt2img
 from ldm.inference.placing import Placement, placed
 from ldm.inference.recipe import parameters, recipes
 from ldm.inference.symbols import foreign, spelled_out
@@ -53,6 +53,8 @@ def draw(options: argparse.Namespace) -> list[Path]:
     for prompt in (options.prompt, options.to_prompt):
         notices += taken_otherwise(model, prompt or "")
     request = request_of(options, model)
+    if options.negative and resolve(model, request).scale == 1:
+        notices.append("--negative: it has no say without guidance; give --scale above 1")
     upscaler = None if options.upscale is None else load_upscaler(options.upscale)
     tell_need(model, place, options, request, upscaler)
     with advised():

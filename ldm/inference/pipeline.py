@@ -175,7 +175,6 @@ def txt2img(
     for part, chunks in parts(model, request):
         with torch.inference_mode(), autocast(plan.like.device, dtype):
             z = _latents(model, part, plan, chunks, on_step)
-        _check_finite(z, dtype)
         drawn = _decode(model, z, dtype)
         pictures.append(drawn if part.only is None else drawn[part.only : part.only + 1])
     images = torch.cat(pictures)
@@ -259,14 +258,11 @@ def _denoiser(model: Model, part: Request, plan: _Plan, chunks: int, low: Low | 
     return guided
 
 
-def _check_finite(z: torch.Tensor, dtype: torch.dtype | None) -> None:
+def _decode(model: Model, z: torch.Tensor, dtype: torch.dtype | None) -> Image:
+    """Decode; where narrow arithmetic overflowed, once more in float32, so that no black picture is returned."""
     if not bool(torch.isfinite(z).all()):
         way = "its weights are damaged" if dtype == torch.float32 else "give --dtype float32, which reaches further"
         raise ValueError(f"the U-Net gave values that are not finite; {way}")
-
-
-def _decode(model: Model, z: torch.Tensor, dtype: torch.dtype | None) -> Image:
-    """Decode; where narrow arithmetic overflowed, once more in float32, so that no black picture is returned."""
     decoders: list[Callable[[], torch.autocast]] = [
         lambda: autocast(z.device, dtype),
         lambda: autocast(z.device, torch.float32),

@@ -131,7 +131,7 @@ class GammaNet(nn.Module):
         return t + (height - self.shape(t)) / slope
 
     def _rise(self, t: PerImage) -> PerImage:
-        """g(t) - g(0): exactly zero at t = 0."""
+        """g(t) - g(0): zero at t = 0, but for rounding."""
         line, heights, rates, middles = self._positive(t)
         bent = torch.sigmoid(rates * (t[:, None] - middles)) - torch.sigmoid(-rates * middles)
         return line * t + (heights * bent).sum(1)

@@ -32,6 +32,17 @@ def test_the_last_few_stay_under_their_step(keep, names, tmp_path):
         assert torch.load(tmp_path / name)["weights"][0] == int(name[5:-5])
 
 
+def test_a_disk_without_hard_links_gets_copies(tmp_path, monkeypatch):
+    def refused(self, target):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    for step in (1, 2, 3):
+        WholeCheckpoints(2).save_checkpoint(state(step), tmp_path / LAST)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, "step-00000002.ckpt", "step-00000003.ckpt"]
+    assert torch.load(tmp_path / "step-00000002.ckpt")["weights"][0] == 2
+
+
 def test_a_file_that_outgrows_its_room_leaves_the_former_one_whole(tmp_path):
     """The limit on a file's size stands for the end of the disk: the operating system refuses to write on."""
     writer = WholeCheckpoints(2)

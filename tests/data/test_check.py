@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageDraw, ImageEnhance
 
 from ldm.data.check import check, contact_sheet
 from ldm.data.duplicates import MOST_BITS, SIDE, look_of, near_duplicates
@@ -95,6 +95,28 @@ def test_scaling_recompression_and_light_change_little(seed):
     others = [picture.resize((128, 96)), Image.open(file), ImageEnhance.Brightness(picture).enhance(0.97)]
     for other in others:
         assert near_duplicates([look_of(pixels(picture)), look_of(pixels(other))]) == [[0, 1]]
+
+
+def drawing(seed, size=128):
+    """A few flat shapes on a flat ground, as icons are."""
+    rng = np.random.default_rng(seed)
+    picture = Image.new("RGB", (size, size), "white")
+    pen = ImageDraw.Draw(picture)
+    for _ in range(4):
+        left, top = (int(x) for x in rng.integers(0, size // 2, 2))
+        width, height = (int(x) for x in rng.integers(size // 8, size // 2, 2))
+        pen.ellipse((left, top, left + width, top + height), fill=tuple(int(c) for c in rng.integers(0, 255, 3)))
+    return picture
+
+
+@pytest.mark.parametrize(("kind", "quality", "size"), [("jpeg", 60, 128), ("webp", 80, 128), ("jpeg", 85, 96)])
+@given(st.integers(0, 200))
+def test_flat_grounds_hold_no_noise_that_counts(kind, quality, size, seed):
+    file = io.BytesIO()
+    drawing(seed).resize((size, size), Image.Resampling.LANCZOS).save(file, kind, quality=quality)
+    again = Image.open(file).convert("RGB")
+    assert near_duplicates([look_of(pixels(drawing(seed))), look_of(pixels(again))]) == [[0, 1]]
+    assert near_duplicates([look_of(pixels(drawing(seed))), look_of(pixels(drawing(seed + 1000)))]) == []
 
 
 @given(st.integers(0, 200), st.integers(201, 400))

@@ -288,6 +288,28 @@ def test_for_a_linear_gaussian_autoencoder_with_the_true_posterior_the_bound_is_
     assert torch.allclose(torch.stack(totals).mean(0), -marginal.log_prob(images.flatten(1)), rtol=1e-12)
 
 
+@pytest.mark.parametrize("steps", [1, 4, 60])
+def test_both_stages_with_the_true_posterior_and_the_true_reverse_chain_give_the_likelihood_of_the_picture(steps):
+    """Its latents are N(0, I), whose best denoiser is sqrt(alpha_bar) x_t; all is quadratic in z."""
+    decode, posterior, scale, marginal = linear_autoencoder()
+    likelihood = PixelLikelihood(kind="gaussian", scale=scale, levels=None)
+    images = marginal.sample((7,)).reshape(7, 1, 2, 3)
+    levels = every(LinearLogSNR(logsnr_min=-9.0, logsnr_max=9.0), steps)
+    totals: dict[str, list[torch.Tensor]] = {"upper": [], "posterior": []}
+    for signs in product((-1.0, 1.0), repeat=2):
+        q = posterior(images)
+        z = sample(q, doubles(*signs).expand(7, 2))
+        one = stage_one(decode, images, q, z, likelihood)
+        kept, noise = levels.sigmoid(), (-levels).sigmoid()
+        errors = noise**2 * (z**2).sum(1, keepdim=True) + 2 * kept * noise  # E|z - sqrt(alpha_bar) x_t|^2 over x_t
+        for variance, found in totals.items():
+            terms = path_terms(errors, z, levels, range(1, steps + 1), variance)
+            found.append(PictureBound(6, one.pixels, one.log_q, terms).total)
+    true = -marginal.log_prob(images.flatten(1))
+    assert torch.allclose(torch.stack(totals["upper"]).mean(0), true, rtol=1e-12)
+    assert (torch.stack(totals["posterior"]).mean(0) > true).all()
+
+
 def test_with_another_posterior_the_bound_is_looser_by_its_divergence():
     decode, posterior, scale, marginal = linear_autoencoder()
     likelihood = PixelLikelihood(kind="gaussian", scale=scale, levels=None)

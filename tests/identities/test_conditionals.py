@@ -30,8 +30,9 @@ def q_marginal(x0, logsnr):
 
 @given(LEVEL)
 def test_the_process_preserves_unit_variance(logsnr):
-    g = q_marginal(torch.ones(1, 1, dtype=torch.float64), level(logsnr))
-    assert math.isclose((g.mean**2 + g.var).item(), 1, rel_tol=1e-14)
+    for cleaner in (math.inf, logsnr + 3.0):
+        g = q_step(torch.ones(1, 1, dtype=torch.float64), level(cleaner), level(logsnr))
+        assert math.isclose((g.mean**2 + g.var).item(), 1, rel_tol=1e-14)
 
 
 def test_both_ends_are_exact():

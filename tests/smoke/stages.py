@@ -19,9 +19,9 @@ def start(script: str, *options: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    """Standard output of a process that must succeed."""
-    out, err = process.communicate(timeout=170)
+def finish(process: subprocess.Popen[str], within: float = 170) -> str:
+    """Standard output of a process that must succeed in so many seconds."""
+    out, err = process.communicate(timeout=within)
     assert process.returncode == 0, err
     return out
 

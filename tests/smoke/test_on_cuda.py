@@ -1,7 +1,7 @@
 """The whole path on device "cuda", without one: fake tensors have a device and a shape but no numbers.
 
 An operation between tensors on two devices raises, so nothing can be left on the CPU by mistake. Backward passes are
-not run: torch's autograd engine asks for a real CUDA device even for fake tensors.
+not run: torch's autograd engine asks for a real CUDA device even for fake tensors. Gradients are put there instead.
 """
 
 from dataclasses import replace
@@ -17,6 +17,8 @@ from autoencoder.losses import adversarial_terms
 from autoencoder.module import AutoencoderTraining
 from ldm.build import Model, build_grid, build_sampler
 from ldm.core.config_io import load
+from ldm.core.ema import Ema
+from ldm.core.optim import OptimSpec, adamw
 from ldm.inference import pipeline
 from ldm.inference.pipeline import Request
 from ldm.model_folder import load_model
@@ -93,6 +95,17 @@ def test_training_loss_of_stage_2(model):
             batch |= {"pooled": torch.ones(3, 384).half()}
         loss = module.training_step(batch, 0)
         assert loss.device == CUDA and loss.shape == () and loss.requires_grad
+        stepped(module.learned, module)
+
+
+def stepped(learned: nn.Module, module: LatentDiffusion | AutoencoderTraining) -> None:
+    """The rest of a training step, with gradients that are put there."""
+    for weight in learned.parameters():
+        weight.grad = torch.zeros_like(weight)
+    nn.utils.clip_grad_norm_(learned.parameters(), 1.0)
+    adamw(learned, OptimSpec()).step()
+    module.ema.update()
+    assert all(weight.device == CUDA for weight in learned.parameters())
 
 
 @pytest.mark.filterwarnings(NOT_IN_A_RUN)
@@ -105,6 +118,8 @@ def test_training_losses_of_stage_1(stage_1):
         assert loss.device == CUDA and loss.shape == () and loss.requires_grad
         real, fake = module.discriminator(torch.cat([x, x_hat.detach()])).chunk(2)
         assert adversarial_terms(real, fake).device == CUDA
+        module.ema = Ema(module.model, 0.9)  # of weights on the device
+        stepped(module.model, module)
 
 
 def test_the_guess_is_where_the_text_is():

@@ -36,6 +36,15 @@ def test_narrow_weights_are_what_autocast_makes_of_wide_ones(model_folder):
     assert (drawn(model, torch.bfloat16) - plain).square().mean().sqrt() < 0.02
 
 
+def test_a_network_that_overflows_is_not_taken_for_the_decoder(model_folder):
+    model = load_model(model_folder)
+    next(model.denoise.parameters()).data.fill_(float("inf"))
+    with pytest.raises(ValueError, match="the U-Net gave values that are not finite; give --dtype float32"):
+        drawn(model, torch.bfloat16)
+    with pytest.raises(ValueError, match="the U-Net gave values that are not finite; its weights are damaged"):
+        drawn(model)
+
+
 def test_one_part_at_a_time_is_on_the_device(model_folder, monkeypatch):
     model, moves = load_model(model_folder), []
     for name, part in (("net", model.denoise), ("codec", model.codec.autoencoder), ("text", model.text)):

@@ -11,8 +11,11 @@ import stages
 from PIL import Image
 
 from ldm.core import command
+from ldm.core.config_io import from_dict
+from ldm.evaluation import quality
 from ldm.inference.options import sampler_options
 from ldm.model_folder import load_model
+from ldm.process.piecewise import PiecewiseLogSNR
 from ldm.samplers.tuned import load_tuned
 
 DRAW = ("--prompt", "a red circle", "--steps", "4", "--spacing", "tuned", "--sampler", "ancestral")
@@ -51,6 +54,44 @@ def test_tables_that_are_missing_or_of_another_model_are_refused_in_one_line(tun
     changed["variance"]["model"] = "0" * 64
     (tuned / "tuned.json").write_text(json.dumps(changed))
     assert "measured on model 000000000000" in refused(tuned)
+
+
+@pytest.mark.slow
+def test_quality_chooses_what_steps_alone_then_use(shapes, model_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(quality, "STEPS", (1, 2, 4))
+    folder = Path(shutil.copytree(model_folder, tmp_path / "model"))
+    few = ["--samples", "4", "--trajectories", "3", "--levels", "12", "--steps", "4", "--quality", "--device", "cpu"]
+    printed = run("tune_sampler", ["--model", folder, "--data", shapes / "val", *few], monkeypatch, capsys)
+    tables = load_tuned(folder, load_model(folder).sha256)
+    scales = {choice.scale for choice in tables.choices}
+    assert {choice.steps for choice in tables.choices} == {1, 2, 4} and 1.0 in scales
+    for choice in tables.choices:
+        assert choice.distance > 0 and (not choice.logsnr or choice.matched < choice.distance)
+        assert f"{choice.steps} steps, scale {choice.scale:g}" in printed
+    drawn = run("txt2img", ["--model", folder, "--out", tmp_path, "--steps", "4", "--prompt", "x"], monkeypatch, capsys)
+    recipe = json.loads(Image.open(drawn.strip()).info["ldm"])
+    chosen = tables.choice(4, recipe["scale"])
+    assert recipe["sampler"] == ("matched" if chosen.logsnr else chosen.sampler)
+
+
+@pytest.mark.slow
+def test_a_schedule_is_learned_for_a_model_and_written(shapes, model_folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "schedule.json"
+    folders = ["--model", model_folder, "--data", shapes / "train", "--held-out", shapes / "val", "--out", out]
+    few = ["--samples", "4", "--levels", "4", "--fit-steps", "5", "--draws", "4", "--cells", "8", "--device", "cpu"]
+    printed = run("learn_schedule", [*folders, *few], monkeypatch, capsys)
+    assert "linear" in printed and "cosine" in printed
+    assert len(from_dict(PiecewiseLogSNR, json.loads(out.read_text()), "schedule").levels) == 9
+
+
+def run(name, options, monkeypatch, capsys) -> str:
+    """What a script prints in this process."""
+    spec = importlib.util.spec_from_file_location(f"{name}_script", stages.ROOT / f"scripts/{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, options)])
+    script.main()
+    return capsys.readouterr().out
 
 
 def test_options_are_words():
