@@ -81,7 +81,7 @@ def facts(model: Model, request: Request, options: argparse.Namespace) -> dict[s
     known = options.expected or {}
     if known.get("model") == model.sha256:  # the same model in another place makes the same file
         found.pop("model path", None)
-        found |= {name: known[name] for name in ("model path",) if name in known}
+        found |= {name: known[name] for name in ("model name", "model path") if name in known}
     if not options.unspelled:
         found["symbols"] = "spelled"  # emoji of the prompt became words
     found |= {name: _contents(name, getattr(options, name)) for name in FILES if getattr(options, name)}

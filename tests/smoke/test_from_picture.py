@@ -1,8 +1,10 @@
 """Drawing from pictures on the command line, and drawing what was drawn again from what it remembers."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +184,50 @@ def test_the_shipped_upscaler_is_found_in_another_checkout(txt2img, upscaler, tm
     _, _, (path,) = txt2img("--upscale", upscaler)
     with_options(path, upscale="/gone/models/emoji-upscaler")
     assert redraw.remembered(path, stages.ROOT / "models")["upscale"] == stages.ROOT / "models" / "emoji-upscaler"
+
+
+def test_a_model_that_moved_makes_the_same_file(txt2img, model_folder, tmp_path):
+    first, second = tmp_path / "one", tmp_path / "two"
+    shutil.copytree(model_folder, first)
+    _, _, (path,) = txt2img(model=first)
+    assert redraw.remembered(path, tmp_path / "models")["model"] == first
+    first.rename(second)
+    first.mkdir()  # of the same name, and no model
+    assert "model" not in redraw.remembered(path, tmp_path / "models")
+    code, lines, (again,) = txt2img("--from-picture", path, model=second, out=tmp_path / "again")
+    assert code == 0 and again.read_bytes() == path.read_bytes(), lines
+
+
+def test_a_path_does_not_tell_the_users_name(txt2img, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(model_folder, tmp_path / "mine")
+    _, _, (path,) = txt2img(model=tmp_path / "mine")
+    assert remembered(path)["facts"]["model path"] == "~/mine"
+    assert redraw.remembered(path, tmp_path / "models")["model"] == tmp_path / "mine"
+
+
+def test_emoji_of_older_pictures_stay_as_they_were_read(txt2img, tmp_path):
+    _, _, (path,) = txt2img("--prompt", "a red circle")
+    assert not redraw.remembered(path, tmp_path)["unspelled"]
+    with Image.open(path) as picture:
+        recipe, info = remembered(path), PngInfo()
+        recipe["facts"].pop("symbols")
+        info.add_text("ldm", json.dumps(recipe))
+        picture.save(path, pnginfo=info)
+    assert redraw.remembered(path, tmp_path)["unspelled"]
+
+
+def test_a_picture_of_the_upscaler_says_who_makes_it_again(txt2img, picture, upscaler, tmp_path, monkeypatch):
+    from scripts.upscale import main
+
+    monkeypatch.setattr(
+        sys, "argv", ["upscale.py", "--image", str(picture), "--model", str(upscaler), "--out", str(tmp_path)]
+    )
+    main()
+    path = next(tmp_path.glob("picture-x*.png"))
+    assert "Upscale: " in Image.open(path).text["parameters"]
+    stages.assert_refused(txt2img("--from-picture", path), "was enlarged by scripts/upscale.py")
 
 
 def test_another_source_is_refused(txt2img, picture, tmp_path):
