@@ -25,9 +25,12 @@ def main() -> None:
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. optim.steps=400")
     p.add_argument("--out", help="folder of checkpoints, samples and the result (default: runs/finetune/METHOD)")
     arguments = p.parse_args()
+    from ldm.core.distributed import world
     from ldm.training.finetune_command import run_from
 
-    print(run_from(arguments, BEGAN))
+    result = run_from(arguments, BEGAN)
+    if world().first:
+        print(result)
 
 
 if __name__ == "__main__":
