@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ldm.core.bundle import BundleError, content_hash, load_bundle, save_bundle
+from ldm.core.bundle import BundleError, content_hash, load_bundle, save_bundle, write_atomically
 
 CONFIG = {"model": {"kind": "kl", "mult": [1, 2], "rate": 1e-4}}
 
@@ -112,3 +112,20 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
         save_bundle(path, CONFIG, {"a": torch.zeros(3)})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_named_with_the_file_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device: .*picture.png"):
+        write_atomically(tmp_path / "picture.png", b"pixels")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("length", [1, 5, 8])
+def test_a_few_bytes_are_truncated_and_no_pickle(tmp_path, length):
+    (tmp_path / "x.safetensors").write_bytes(b"\x80" * length)
+    with pytest.raises(BundleError, match=f"{length} bytes, truncated"):
+        load_bundle(tmp_path / "x.safetensors")
