@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float16", "float32"])
     p.add_argument("--attention", default="auto", choices=["auto", "sdpa", "xformers", "plain"], help="its kernel")
     p.add_argument("--tile", action=switch, default=False, help="decode in strips: less memory, the same picture")
+    p.add_argument("--need", action="store_true", help="say what memory it takes, also where that is little")
     p.add_argument("--offload", action="store_true", help="keep on the GPU only the part that is at work")
     p.add_argument(
         "--compile", action=switch, default=False, help="compile the U-Net: a slow first step, then faster ones"

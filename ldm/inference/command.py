@@ -85,9 +85,9 @@ def draw(options: argparse.Namespace) -> list[Path]:
 def tell_need(
     model: Model, how: Placement, options: argparse.Namespace, request: Request, upscaler: Model | None
 ) -> None:
-    """Say how much memory it takes, if that is much."""
+    """Say how much memory it takes, if that is much or asked for."""
     drawn = drawn_together(model, request)
-    if not worth_telling(model, **drawn):
+    if not (options.need or worth_telling(model, **drawn)):
         return
     need = estimate(
         model,

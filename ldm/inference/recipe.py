@@ -27,6 +27,7 @@ ELSEWHERE = (
     "out",
     "device",
     "offload",
+    "need",
     "from_picture",
     "only",
     "expected",

@@ -125,6 +125,13 @@ def test_the_need_counts_all_that_takes_part(model_folder):
     assert steered.weights == alone.weights + 4 * (64 + 8)
 
 
+def test_the_need_of_a_small_picture_is_said_where_it_is_asked_for(txt2img):
+    _, lines, _ = txt2img()
+    assert not any("needs about" in line for line in lines)
+    _, lines, _ = txt2img("--need")
+    assert lines[0].startswith("needs about ") and "of memory (program " in lines[0]
+
+
 def test_the_need_is_what_is_measured():
     """In a process of its own, guided, on a CPU: within 15 %."""
     command = [sys.executable, stages.ROOT / "benchmarks/need.py", "--cases", "c", "--steps", "2"]
