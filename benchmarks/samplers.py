@@ -17,12 +17,11 @@ The reference is a third-order solver through `--reference-steps` levels; its ow
 """
 
 import argparse
-import csv
 import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from safetensors.torch import load_file, save
 
 from autoencoder.perceptual import load_lpips, perceptual_distance
 from benchmarks import rivals
+from benchmarks.sampler_table import OURS, Result, save_csv, save_plot, show
 from ldm.build import Model, automatic, build_grid, build_sampler, build_tables
 from ldm.config import SampleSpec
 from ldm.core.bundle import write_atomically
@@ -51,23 +51,8 @@ from ldm.process.grid import spaced
 from ldm.samplers import dpm_solver
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS, CHUNK, CHECKED = "ours", 16, 4
+CHUNK, CHECKED = 16, 4
 Run = Callable[[Drawing], Latent]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One line of the table; figures of pictures are None where none were decoded."""
-
-    scale: float
-    steps: int
-    name: str
-    setting: str
-    distance: float
-    error: float
-    lpips: float | None = None
-    frechet: float | None = None
-    top1: float | None = None
 
 
 class Bench:
@@ -247,53 +232,6 @@ def tables_hash(folder: Path) -> str:
     """Of the tuned tables, whose change makes other pictures."""
     path = folder / "tuned.json"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else "none"
-
-
-def show(result: Result, ours_distance: float) -> None:
-    """One line; for a rival the ratio ours / theirs."""
-    looks = (
-        "" if result.lpips is None else f"  LPIPS {result.lpips:.4f}  FD {result.frechet:.1f}  top-1 {result.top1:.3f}"
-    )
-    ratio = "" if result.name == OURS else f"  ours/theirs {ours_distance / result.distance:.3f}"
-    print(
-        f"scale {result.scale:g}  N {result.steps:<3} {result.name:<24} {result.distance:.4f} +- {result.error:.4f}"
-        f"{looks}{ratio}  {result.setting}",
-        flush=True,
-    )
-
-
-def save_csv(results: Sequence[Result], path: Path) -> None:
-    """All lines with all figures."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, [f.name for f in fields(Result)])
-        table.writeheader()
-        table.writerows(
-            {k: f"{v:.5g}" if isinstance(v, float) else v for k, v in asdict(result).items()} for result in results
-        )
-
-
-def save_plot(results: Sequence[Result], path: Path) -> None:
-    """Distance against evaluations, one panel for each guidance scale."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    scales = sorted({r.scale for r in results})
-    figure, axes = plt.subplots(1, len(scales), figsize=(5.5 * len(scales), 4.2), squeeze=False)
-    for scale, axis in zip(scales, axes[0], strict=True):
-        rows = [r for r in results if r.scale == scale and r.name != "reference"]
-        for name in [OURS, *sorted({r.name for r in rows} - {OURS})]:
-            points = sorted((r.steps, r.distance) for r in rows if r.name == name)
-            style = (
-                {"linewidth": 2.5, "color": "black", "zorder": 3} if name == OURS else {"linewidth": 1, "marker": "."}
-            )
-            axis.loglog(*zip(*points, strict=True), label=name, **style)
-        axis.set(title=f"guidance scale {scale:g}", xlabel="evaluations", ylabel="RMS distance of latents to the flow")
-        axis.grid(True, which="both", alpha=0.25)
-        axis.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
