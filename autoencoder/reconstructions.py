@@ -1,6 +1,5 @@
 """The same held-out pictures through the autoencoder before, during and after a training, side by side."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ class Reconstructions(AtMoments):
 
     def forget(self) -> None:
         """Begin a new sheet."""
-        shutil.rmtree(self._out / FOLDER, ignore_errors=True)
+        for row in [*(self._out / FOLDER).glob("[0-9]*.png"), self._out / FOLDER / ORIGINAL]:
+            row.unlink(missing_ok=True)
 
     @torch.no_grad()
     def draw(self, trainer: Any, module: Any) -> None:

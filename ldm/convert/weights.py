@@ -120,8 +120,8 @@ def _unpickled(path: Path) -> Any:
             raise _asks_for_more(path, more) from error
         if "Unsupported operand" in str(error):
             raise BundleError(
-                f"{path}: a pickle in another protocol than torch.save's own 2, which is all that is read; nothing in "
-                "it was run"
+                f"{path}: a damaged pickle, or one in another protocol than torch.save's own 2, which is all that is "
+                "read; nothing in it was run"
             ) from error
         raise BundleError(f"{path}: truncated or not a checkpoint; nothing in it was run") from error
 

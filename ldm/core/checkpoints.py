@@ -50,26 +50,31 @@ class WholeCheckpoints(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
         self._stay(Path(path), checkpoint["global_step"])
 
-    @staticmethod
-    def _copy(path: Path, named: Path) -> None:
-        partial = named.with_suffix(".part")
-        try:
-            shutil.copyfile(path, partial)
-            partial.replace(named)
-        finally:
-            partial.unlink(missing_ok=True)
-
     def _stay(self, path: Path, step: int) -> None:
         """Give the checkpoint a second name, without a second copy where the disk can, and remove the oldest."""
         named = path.with_name(f"step-{step:08}.ckpt")
         if self._keep > 1 and not (named.exists() and named.samefile(path)):
-            named.unlink(missing_ok=True)
+            partial = named.with_suffix(".part")
+            partial.unlink(missing_ok=True)
             try:
-                named.hardlink_to(path)
+                partial.hardlink_to(path)
             except OSError:  # a disk without such links, as memory cards and some shares
-                self._copy(path, named)
+                _copy(path, partial)
+            partial.replace(named)
+            partial.unlink(missing_ok=True)  # which stays where both were one file already
         for old in sorted(path.parent.glob("step-*.ckpt"))[: -self._keep if self._keep > 1 else None]:
             old.unlink()
+
+
+def _copy(path: Path, copy: Path) -> None:
+    try:
+        shutil.copyfile(path, copy)
+    except OSError as error:
+        copy.unlink(missing_ok=True)
+        raise OSError(
+            f"{copy}: not written ({error.strerror or error}); {path} is whole: make room for a second copy, or set "
+            "keep to 1, and run the same command to resume from it"
+        ) from error
 
 
 def steps_done(out: Path) -> int:

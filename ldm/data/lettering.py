@@ -1,5 +1,6 @@
 """Captions drawn on a picture in whatever script they are, as far as this machine has fonts for it."""
 
+import unicodedata
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -17,8 +18,16 @@ MISSING = "\U0010fffd"  # a character that no font has
 
 
 def font_for(text: str, size: int) -> Any | None:
-    """The first font, Pillow's own before all, with a sign for every character of `text`; None: there is none."""
-    return next((font for font in _fonts(size) if _has_all(font, text)), None)
+    """The first font, Pillow's own before all, with most letters of `text`; None: all lack half of them or more."""
+    letters = {c for c in text if not c.isspace() and unicodedata.category(c)[0] not in "CM"}
+    best, most = None, len(letters) / 2
+    for font in _fonts(size):
+        found = len(letters) if not letters else sum(_has(font, c) for c in letters)
+        if found == len(letters):
+            return font
+        if found > most:
+            best, most = font, found
+    return best
 
 
 def _fonts(size: int) -> Iterator[Any]:
@@ -42,6 +51,5 @@ def _named(name: str, size: int) -> Any | None:
         return None
 
 
-def _has_all(font: Any, text: str) -> bool:
-    nothing = bytes(font.getmask(MISSING))
-    return all(character.isspace() or bytes(font.getmask(character)) != nothing for character in set(text))
+def _has(font: Any, character: str) -> bool:
+    return bytes(font.getmask(character)) != bytes(font.getmask(MISSING))

@@ -16,7 +16,7 @@ from ldm.inference.adapters import add_loras, add_words, unused
 from ldm.inference.conditions import needed_chunks, not_read, taken_for
 from ldm.inference.need import advised, drawn_together, estimate, worth_telling
 from ldm.inference.options import check_options, dtype_of, placement_of, request_of
-from ldm.inference.pipeline import Request, parts, resolve, txt2img
+from ldm.inference.pipeline import Request, checked_size, parts, resolve, txt2img, unit_of
 from ldm.inference.placing import Placement, placed
 from ldm.inference.recipe import parameters, recipes
 from ldm.inference.symbols import foreign, spelled_out
@@ -85,7 +85,13 @@ def draw(options: argparse.Namespace) -> list[Path]:
 def tell_need(
     model: Model, how: Placement, options: argparse.Namespace, request: Request, upscaler: Model | None
 ) -> None:
-    """Say how much memory it takes, if that is much or asked for."""
+    """Say how much memory it takes, if that is much or asked for.
+
+    Raises:
+        ValueError: the size is none that the model can draw.
+    """
+    if request.start is None:
+        checked_size(request, resolve(model, request), unit_of(model))  # refuses what cannot be drawn
     drawn = drawn_together(model, request)
     if not (options.need or worth_telling(model, **drawn)):
         return

@@ -8,7 +8,7 @@ import torch
 
 from ldm.build import Model, automatic, build_grid, build_sampler, build_tables
 from ldm.config import MATCHED, SampleSpec
-from ldm.core.precision import autocast
+from ldm.core.precision import autocast, narrow
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Image
 from ldm.denoiser import Denoiser, bind
@@ -205,7 +205,7 @@ def _plan(model: Model, request: Request) -> _Plan:
     sample = build_sampler(spec, tables)
     start, unit = request.start, unit_of(model)
     if start is None:
-        size = _checked_size(request, spec, unit)
+        size = checked_size(request, spec, unit)
     else:
         assert grid is not None
         size = (0, 0)
@@ -261,7 +261,12 @@ def _denoiser(model: Model, part: Request, plan: _Plan, chunks: int, low: Low | 
 def _decode(model: Model, z: torch.Tensor, dtype: torch.dtype | None) -> Image:
     """Decode; where narrow arithmetic overflowed, once more in float32, so that no black picture is returned."""
     if not bool(torch.isfinite(z).all()):
-        way = "its weights are damaged" if dtype == torch.float32 else "give --dtype float32, which reaches further"
+        wide = (narrow(z.device) if dtype is None else dtype) == torch.float32
+        way = (
+            "its weights are damaged, or --scale is far too large"
+            if wide
+            else "give --dtype float32, which reaches further"
+        )
         raise ValueError(f"the U-Net gave values that are not finite; {way}")
     decoders: list[Callable[[], torch.autocast]] = [
         lambda: autocast(z.device, dtype),
@@ -285,7 +290,12 @@ def unit_of(model: Model) -> int:
     return model.codec.factor * 2 ** (len(model.config.net.mult) - 1)
 
 
-def _checked_size(request: Request, spec: SampleSpec, unit: int) -> tuple[int, int]:
+def checked_size(request: Request, spec: SampleSpec, unit: int) -> tuple[int, int]:
+    """Height and width, pixels, of a request without a picture to start from.
+
+    Raises:
+        ValueError: a side is no multiple of `unit`.
+    """
     height, width = (spec.size if side is None else side for side in (request.height, request.width))
     for name, side in (("height", height), ("width", width)):
         if side < unit or side % unit:

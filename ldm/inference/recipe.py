@@ -193,7 +193,10 @@ def _quoted(value: str) -> str:
 
 def _without_home(path: Path) -> str:
     """A path as it was typed, where the shell may have put the user's name into it."""
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without one, as in some containers
+        return str(path)
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 

@@ -43,7 +43,7 @@ def remembered(path: Path, models: Path) -> dict[str, Any]:
             options[name] = path.parent / options[name].name  # it may have moved with the picture
     if options.get("upscale") and not options["upscale"].is_dir():
         options["upscale"] = models / options["upscale"].name  # the shipped one, of a checkout elsewhere
-    folders = [Path(known[name]).expanduser() for name in ("model path",) if name in known]
+    folders = [_with_home(known[name]) for name in ("model path",) if name in known]
     folders += [models / known["model name"]] if known["model name"] else []
     expected = {**known, "seed": options["seed"], "count": options["count"], "picture": str(path)}
     there = [folder for folder in folders if folder.is_file() or any((folder / name).is_file() for name in OF_FOLDERS)]
@@ -100,6 +100,15 @@ def check(options: argparse.Namespace, model: Model, request: Request) -> None:
     other = [f"{name} {known[name]}, now {found.get(name)}" for name in ROUNDING if known.get(name) != found.get(name)]
     if other:
         sys.stderr.write(f"warning: last bits may differ: it was drawn with {'; '.join(other)}\n")
+
+
+def _with_home(path: str) -> Path:
+    if not path.startswith("~/"):
+        return Path(path)
+    try:
+        return Path.home() / path[2:]
+    except RuntimeError:  # a user without one, as in some containers
+        return Path(path)
 
 
 def _paths(value: Any) -> Any:

@@ -76,7 +76,7 @@ def _held(device: torch.device) -> int:
 
 def _reusable(*tensors: Tensor) -> bool:
     """Whether one block of scores may be written over another: on a CPU, where no gradient will ask for them."""
-    if tensors[0].device.type != "cpu" or torch.compiler.is_compiling():
+    if tensors[0].device.type != "cpu" or torch.compiler.is_compiling() or len({x.dtype for x in tensors}) > 1:
         return False
     return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 

@@ -88,6 +88,8 @@ def _between(
         slowest = level.min().item()  # waits for the device, as every adaptive method must
         if slowest >= last:
             return x
+        if not math.isfinite(length.sum().item()):  # what the network said is no number: so is the result
+            return x * math.nan
         s = (level + length).clamp(max=last)
         s = torch.where(last - s < 1e-9, last, s)
         active = level < last

@@ -5,6 +5,7 @@ Order 2 without fresh noise is DPM-Solver++(2M), the usual default; with `eta` i
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -76,6 +77,17 @@ def step(
     return _integrated(x_t, x0_hat, logsnr_t, logsnr_s, eta, z)
 
 
+def check_rising(estimates: Sequence[Estimate], logsnr_s: Level) -> None:
+    """Refuse levels that do not rise from the oldest estimate, the last, to the newest, and to where the step leads.
+
+    Raises:
+        ValueError: names the first pair (looked at on the CPU only).
+    """
+    ends(estimates[0].logsnr, logsnr_s)
+    for newer, older in pairwise(estimates):
+        ends(older.logsnr, newer.logsnr)
+
+
 def step3(
     x_t: Latent,
     estimates: Sequence[Estimate],
@@ -102,6 +114,8 @@ def step3(
     Raises:
         ValueError: as `step`.
     """
+    check_alike(x_t=x_t, z=z, **{f"estimates[{i}]": e.x0_hat for i, e in enumerate(estimates)})
+    check_rising(estimates, logsnr_s)
     t = _number(estimates[0].logsnr)
     h = (logsnr_s - t) / 2
     found = exponential.weights((1 + eta) * h, [(_number(e.logsnr) - t) / (2 * h) for e in estimates])

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ldm.core.ranges import check_alike, check_within
+from ldm.core.ranges import check_alike, check_not_negative
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Latent, PerImage
 from ldm.denoiser import Denoiser
@@ -39,10 +39,10 @@ def langevin_step(x: Latent, score: Latent, size: PerImage, z: Latent) -> Latent
         The next latents (b, *d).
 
     Raises:
-        ValueError: a size is negative or not a number (looked at on the CPU only), or shapes differ.
+        ValueError: a size is negative (looked at on the CPU only), or shapes differ.
     """
     check_alike(x=x, score=score, z=z)
-    check_within("size", size, 0.0, math.inf, hint="a step has a size of 0 or more")
+    check_not_negative("size", size)
     return x + times(size, score) + times((2 * size).sqrt(), z)
 
 

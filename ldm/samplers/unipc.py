@@ -9,7 +9,7 @@ from ldm.core.shapes import Latent
 from ldm.denoiser import Denoiser
 from ldm.process.grid import TimeGrid
 from ldm.samplers import ddim, exponential
-from ldm.samplers.dpm_solver import Estimate
+from ldm.samplers.dpm_solver import Estimate, check_rising
 from ldm.samplers.loop import OnStep, Step, ends, per_image, steps_of, times
 
 
@@ -34,9 +34,10 @@ def step(x_t: Latent, estimates: Sequence[Estimate], logsnr_s: float, *, arrival
         x_s (b, *d).
 
     Raises:
-        ValueError: `logsnr_s` is not the cleaner level, or shapes differ.
+        ValueError: levels do not rise from the oldest estimate to s, or shapes differ.
     """
     check_alike(x_t=x_t, arrival=arrival, **{f"estimates[{i}]": e.x0_hat for i, e in enumerate(estimates)})
+    check_rising(estimates, logsnr_s)
     at, to = ends(estimates[0].logsnr, logsnr_s)
     t = float(estimates[0].logsnr)
     values = [e.x0_hat for e in estimates]

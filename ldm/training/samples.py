@@ -1,6 +1,5 @@
 """The same prompts with the same seeds, drawn before, during and after a training, side by side in one picture."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ class Samples(AtMoments):
 
     def forget(self) -> None:
         """Begin a new sheet."""
-        shutil.rmtree(self._out / FOLDER, ignore_errors=True)
+        for row in (self._out / FOLDER).glob("[0-9]*.png"):
+            row.unlink(missing_ok=True)
 
     def draw(self, trainer: Any, module: Any) -> None:
         """One row more, but where it is there already."""

@@ -43,6 +43,11 @@ NAN, CLEAN, NOISE = (torch.tensor([level]) for level in (math.nan, math.inf, -ma
 X = torch.ones(1, 3)
 
 
+def known(level):
+    """An estimate at a level."""
+    return dpm_solver.Estimate(X, level)
+
+
 @pytest.mark.parametrize("tested", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_schedules_refuse_times_outside_and_levels_that_are_none(tested):
     for t, named in ((-0.1, "-0.1"), (1.5, "1.5"), (math.nan, "nan")):
@@ -123,9 +128,13 @@ def test_steps_refuse_levels_in_the_wrong_order(step):
         (lambda: ddim.step(X, X, 0.0, 1.0, eta=1.5), r"eta: 1.5 is not a number in \[0, 1\]"),
         (lambda: dpm_solver.step(X, X, 0.0, 1.0, eta=math.nan), r"eta: nan is not a number in \[0, 1\]"),
         (lambda: dpm_solver.step(X, X, 0.0, 1.0, previous=dpm_solver.Estimate(X, 0.5)), "logsnr_s, logsnr_t: 0, 0.5"),
-        (lambda: langevin.langevin_step(X, X, torch.tensor([-0.1]), X), r"size: -0.1 is outside \[0, inf\]"),
+        (lambda: langevin.langevin_step(X, X, torch.tensor([-0.1]), X), "size: -0.1 is negative"),
         (lambda: langevin.signal_to_noise_size(X, X, snr=2.0), r"snr: 2.0 is not a number in \(0, 1\)"),
         (lambda: likelihood.rademacher(NoiseStream([0]), X, 0), "count: 0 probes"),
+        (lambda: dpm_solver.step3(X, [known(0.0), known(1.0)], 2.0), "logsnr_s, logsnr_t: 0, 1"),
+        (lambda: dpm_solver.step3(X, [known(0.0), known(0.0)], 2.0), "logsnr_s, logsnr_t: 0, 0"),
+        (lambda: unipc.step(X, [known(0.0), known(0.0)], 2.0), "logsnr_s, logsnr_t: 0, 0"),
+        (lambda: unipc.step(X, [known(0.0), known(1.0)], 2.0), "logsnr_s, logsnr_t: 0, 1"),
         (lambda: combine.extrapolated(math.nan), "scale: nan is not a finite number"),
         (lambda: combine.extrapolated(CLEAN), "scale: inf is not finite"),
     ],
@@ -165,6 +174,10 @@ def test_where_there_are_no_numbers_tensors_are_taken_as_they_are():
         (lambda x, y: distilled.landing_x0(x, y, 0.0, 1.0), "x_s: shape"),
         (lambda x, y: heun.corrected(x, x, x, y, 0.0, 1.0), "x0_s: shape"),
         (lambda x, y: paths.optimal_path(torch.zeros(4, 3), 1), "cost: 4 x 3; a table is square"),
+        (
+            lambda x, y: dpm_solver.step3(x, [dpm_solver.Estimate(x, 1.0), dpm_solver.Estimate(y, 0.0)], 2.0),
+            r"estimates\[1\]: shape",
+        ),
         (lambda x, y: unipc.step(x, [dpm_solver.Estimate(y, 0.0)], 1.0), r"estimates\[0\]: shape"),
     ],
 )
