@@ -211,9 +211,9 @@ def _plan(model: Model, request: Request) -> _Plan:
         size = (0, 0)
         grid, sample = start.walked(grid), resampled(sample, start.resample)
     seen = encoded(model, start, size, unit)
-    shape = model.codec.latent_shape(*size) if seen.z is None else _sides(seen.z)
+    c, *sides = model.codec.latent_shape(*size) if seen.z is None else seen.z.shape[1:]
     like = torch.empty(0, device=next(model.denoise.parameters()).device)
-    return _Plan(spec, grid, sample, shape, seen, like)
+    return _Plan(spec, grid, sample, (c, sides[0], sides[1]), seen, like)
 
 
 def _latents(model: Model, part: Request, plan: _Plan, chunks: int, on_step: OnStep | None) -> torch.Tensor:
@@ -278,11 +278,6 @@ def _decode(model: Model, z: torch.Tensor, dtype: torch.dtype | None) -> Image:
         if torch.isfinite(image).all():
             return image.clamp(-1, 1)
     raise ValueError("the decoder gave values that are not finite, in float32 too; the weights are damaged")
-
-
-def _sides(z: torch.Tensor) -> tuple[int, int, int]:
-    _, c, h, w = z.shape
-    return c, h, w
 
 
 def unit_of(model: Model) -> int:
