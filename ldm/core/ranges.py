@@ -4,6 +4,8 @@ On an accelerator a look would make the host wait for the device in every step, 
 there are no numbers to look at: there tensors are taken as they are, and what made them has checked its own input.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -102,6 +104,17 @@ def check_levels(logsnr: Tensor) -> None:
     """
     if visible(logsnr) and _some(torch.isnan(logsnr)):
         raise ValueError("logsnr: nan is no level; inf is clean data, -inf pure noise")
+
+
+def check_falling(logsnr: Tensor, slope: Tensor) -> None:
+    """Refuse levels that are not a number, and slopes d logsnr / dt that rise.
+
+    Raises:
+        ValueError: names the first such number.
+    """
+    check_levels(logsnr)
+    hint = "a level falls with time; a learned one whose ends crossed wants a lower rate"
+    check_within("slope", slope, -math.inf, 0.0, hint=hint)
 
 
 def check_is_not(worst: float, logsnr: Tensor, *, hint: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm.core.gaussian import Gaussian, discretised_log_prob, kl, log_prob, standard_normal_like
-from ldm.core.ranges import check_alike, check_cleaner, check_finite, check_is_not, check_levels, check_within
+from ldm.core.ranges import check_alike, check_cleaner, check_falling, check_finite, check_is_not, check_levels
 from ldm.core.shapes import Latent, LogSNR, PerImage, expand_like
 
 
@@ -112,14 +112,7 @@ def denoise_term_continuous(x0: Latent, x0_hat: Latent, logsnr: LogSNR, slope: P
         ValueError: a level is not a number, or a slope is positive (looked at on the CPU only).
     """
     check_alike(x0=x0, x0_hat=x0_hat)
-    check_levels(logsnr)
-    check_within(
-        "slope",
-        slope,
-        -math.inf,
-        0.0,
-        hint="a level falls with time; a learned one whose ends crossed wants a lower rate",
-    )
+    check_falling(logsnr, slope)
     return -0.5 * logsnr.exp() * slope * ((x0 - x0_hat) ** 2).flatten(1).sum(1)
 
 

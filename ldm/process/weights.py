@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from ldm.core.ranges import check_levels, check_within
+from ldm.core.ranges import check_falling, check_levels
 from ldm.core.shapes import LogSNR, PerImage
 
 
@@ -40,7 +40,7 @@ class Elbo:
     kind: Literal["elbo"] = "elbo"
 
     def __call__(self, logsnr: LogSNR, slope: PerImage) -> PerImage:
-        _check(logsnr, slope)
+        check_falling(logsnr, slope)
         return -0.5 * logsnr.exp() * slope
 
 
@@ -140,19 +140,8 @@ class SigmoidWeight:
     bias: float = 2.0
 
     def __call__(self, logsnr: LogSNR, slope: PerImage) -> PerImage:
-        _check(logsnr, slope)
+        check_falling(logsnr, slope)
         return -0.5 * math.exp(self.bias) * (logsnr - self.bias).sigmoid() * slope
-
-
-def _check(logsnr: LogSNR, slope: PerImage) -> None:
-    check_levels(logsnr)
-    check_within(
-        "slope",
-        slope,
-        -math.inf,
-        0.0,
-        hint="a level falls with time; a learned one whose ends crossed wants a lower rate",
-    )
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -93,16 +93,16 @@ def test_a_checkpoint_of_something_else_is_one_line(tmp_path, held):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"),
+    ("name", "shape", "words"),
     [
-        (f"{UNET}input_blocks.0.0.weight", (0, 4, 3, 3)),
-        (f"{UNET}input_blocks.0.0.weight", (16, 4, 3, 3)),
-        ("first_stage_model.encoder.conv_in.weight", (0, 3, 3, 3)),
-        ("first_stage_model.encoder.conv_in.weight", ()),
+        (f"{UNET}input_blocks.0.0.weight", (0, 4, 3, 3), "its U-Net is missing or not that of"),
+        (f"{UNET}input_blocks.0.0.weight", (16, 4, 3, 3), "tensors of these shapes make no U-Net"),
+        ("first_stage_model.encoder.conv_in.weight", (0, 3, 3, 3), "its autoencoder is missing or not that of"),
+        ("first_stage_model.encoder.conv_in.weight", (), "its autoencoder is missing or not that of"),
     ],
 )
-def test_shapes_that_no_network_has_are_one_line(tmp_path, weights, name, shape):
-    refusal(saved({**weights, name: torch.zeros(shape)}, tmp_path / "x.safetensors"))
+def test_shapes_that_no_network_has_are_one_line(tmp_path, weights, name, shape, words):
+    assert words in refusal(saved({**weights, name: torch.zeros(shape)}, tmp_path / "x.safetensors"))
 
 
 @pytest.mark.parametrize("number", ["99999", "1000000000000"])
