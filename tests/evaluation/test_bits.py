@@ -1,4 +1,4 @@
-"""Bits per dimension of latents where the likelihood is known: a mixture of Gaussians. Pixels are in test_both_stages."""
+"""Bits per dimension of latents where the likelihood is known: a mixture of Gaussians."""
 
 import math
 
