@@ -76,7 +76,8 @@ def load_vocabulary(folder: Path, width: int) -> Vocabulary | None:
     try:
         names, styles, grounds = (tuple(bundle.config[key]) for key in ("names", "styles", "grounds"))
         states, shown, apart = (bundle.weights[key] for key in ("states", "shown", "apart"))
-        vocabulary = Vocabulary(names, states, styles, shown, apart, grounds)
+        keywords = tuple(map(tuple, bundle.config.get("keywords", ())))
+        vocabulary = Vocabulary(names, states, styles, shown, apart, grounds, keywords)
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: no vocabulary of this version ({error})") from error
     if states.shape[1:] != (width,):
@@ -89,9 +90,7 @@ def save_vocabulary(folder: Path, vocabulary: Vocabulary | None) -> None:
     if vocabulary is None:
         (folder / VOCABULARY).unlink(missing_ok=True)
         return
-    tables = {"states": vocabulary.states, "shown": vocabulary.shown, "apart": vocabulary.apart}
-    words = {key: list(getattr(vocabulary, key)) for key in ("names", "styles", "grounds")}
-    save_bundle(folder / VOCABULARY, words, tables)
+    save_bundle(folder / VOCABULARY, vocabulary.words, vocabulary.tables)
 
 
 def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], autoencoder: Path) -> str:

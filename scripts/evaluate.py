@@ -19,7 +19,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--allow-pickle", action="store_true", help="read .ckpt and .bin files: tensors, nothing is run")
     p.add_argument("--autoencoder", type=Path, help="bundle of stage 1, with --what autoencoder instead of --model")
     p.add_argument("--data", type=Path, default=ROOT / "data" / "emoji", help="folder of train and heldout_*")
-    p.add_argument("--what", default="all", choices=["autoencoder", "concepts", "words", "heldout", "captions", "all"])
+    what = ["autoencoder", "captions", "concepts", "keywords", "words", "heldout", "all"]
+    p.add_argument("--what", default="all", choices=what, help="which table (default: all)")
     p.add_argument("--literal", action="store_true", help="as of txt2img.py")
     p.add_argument("--samples", type=int, default=200, help="pictures to draw for each table")
     p.add_argument("--seed", type=int, default=0, help="of the concepts, backgrounds and drawn pictures")

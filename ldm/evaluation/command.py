@@ -14,12 +14,25 @@ from ldm.core.images import grid, save_png
 from ldm.core.shapes import Image
 from ldm.evaluation.caption_choice import Chooser, measure_choice
 from ldm.evaluation.features import load_feature_net
-from ldm.evaluation.parts import Plan, measure_autoencoder, measure_concepts, measure_heldout, measure_synonyms
+from ldm.evaluation.parts import (
+    NothingToAsk,
+    Plan,
+    measure_autoencoder,
+    measure_concepts,
+    measure_heldout,
+    measure_keywords,
+    measure_synonyms,
+)
 from ldm.evaluation.reconstruction import Measure
 from ldm.evaluation.report import Draw
 from ldm.evaluation.table import as_table
 
-DRAWN = {"concepts": measure_concepts, "words": measure_synonyms, "heldout": measure_heldout}
+DRAWN = {
+    "concepts": measure_concepts,
+    "keywords": measure_keywords,
+    "words": measure_synonyms,
+    "heldout": measure_heldout,
+}
 SHOWN, COLUMNS = 32, 8  # pictures of each table in the sheet, and in a row of it
 DEFAULT_SIZE = 128  # pixels, where there is no model to ask
 
@@ -56,16 +69,20 @@ def evaluate(
     if asked:
         net = load_feature_net().to(device)
         _check_sheet(options.grid)
-        draw(
-            [""], [0]
-        )  # an option of the sampler, or a size, that is not possible are refused here, not after an hour of tables
+        draw([""], [0])  # an option of the sampler, or a size, is refused here rather than after an hour of tables
     yield _heading(options, model, plan, spec)
     if options.what in ("autoencoder", "all"):
         yield as_table(measure_autoencoder(plan, model.codec, measures(), device))
     if options.what in ("captions", "all"):
         yield as_table(measure_choice(plan, _chooser(model), device))
     for measure in asked:
-        rows, images = measure(plan, net, draw)
+        try:
+            rows, images = measure(plan, net, draw)
+        except NothingToAsk as why:
+            if options.what != "all":
+                raise
+            yield f"left out: {why}"
+            continue
         sheets.append(images[:SHOWN])
         yield as_table(rows)
     if options.grid is not None and sheets:

@@ -8,7 +8,7 @@ comes from the caller, so that this room sees neither the pipeline nor the autoe
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -29,11 +29,15 @@ from ldm.evaluation.report import (
     some,
     trained_concept_rows,
 )
-from ldm.evaluation.synonyms import unseen
+from ldm.evaluation.synonyms import keywords_of_one, unseen
 from ldm.evaluation.table import Row
 from ldm.nets.guess import SEPARATOR
 
 TRAIN, CELLS, CONCEPTS = "train", "heldout_cells", "heldout_concepts"
+
+
+class NothingToAsk(ValueError):
+    """The data has no words for a table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,21 +118,42 @@ def measure_synonyms(plan: Plan, net: nn.Module, draw: Draw) -> tuple[list[Row],
     """Concept accuracy of pictures drawn for words that no training caption has; the pictures besides.
 
     Raises:
-        ValueError: the data has no concept that such words are known for.
+        NothingToAsk: the data has no concept that such words are known for.
     """
-    gallery, rows = _part(plan, net, TRAIN), read_records(plan.data / TRAIN).records
-    words = unseen(record.columns for record in rows)
+    words = {concept: found[0] for concept, found in unseen(_rows(plan)).items()}
+    if not words:
+        raise NothingToAsk(f"{plan.data / TRAIN}: no concept that `ldm.evaluation.synonyms` has unseen words for")
+    return _called(plan, net, draw, words, "unseen words, drawn")
+
+
+def measure_keywords(plan: Plan, net: nn.Module, draw: Draw) -> tuple[list[Row], Image]:
+    """The same for keywords, which training captions have beside others: one for each concept that has one alone.
+
+    Raises:
+        NothingToAsk: the data has no such keywords.
+    """
+    words = {concept: found[0] for concept, found in keywords_of_one(_rows(plan)).items()}
+    if not words:
+        raise NothingToAsk(f"{plan.data / TRAIN}: no concept has a keyword that no other has")
+    return _called(plan, net, draw, words, "keywords, drawn")
+
+
+def _called(plan: Plan, net: nn.Module, draw: Draw, words: Mapping[str, str], label: str) -> tuple[list[Row], Image]:
+    """What is drawn for captions of training with `words` in the place of the names of concepts."""
+    gallery = _part(plan, net, TRAIN)
     named = [row for row, concept in enumerate(gallery.concepts) if concept in words]
-    if not named:
-        raise ValueError(f"{plan.data / TRAIN}: no concept that `ldm.evaluation.synonyms` has unseen words for")
     shown = one_per_concept(gallery.select(named), plan.samples, plan.seed)
     captions = [
-        SEPARATOR.join([words[concept][0], *caption.split(SEPARATOR)[1:]])
+        SEPARATOR.join([words[concept], *caption.split(SEPARATOR)[1:]])
         for concept, caption in zip(shown.concepts, shown.captions, strict=True)
     ]
     asked = replace(shown, captions=captions)
     images = drawn(draw, asked, plan.seed)
-    return accuracy_rows("unseen words, drawn", judge(extract(net, images), asked, gallery)), images
+    return accuracy_rows(label, judge(extract(net, images), asked, gallery)), images
+
+
+def _rows(plan: Plan) -> list[Mapping[str, Any]]:
+    return [record.columns for record in read_records(plan.data / TRAIN).records]
 
 
 def _part(plan: Plan, net: nn.Module, part: str) -> Labelled:

@@ -1,4 +1,4 @@
-"""Words for emoji concepts that no caption of the data uses: does the text encoder bring their meaning along?"""
+"""Other words for concepts: those of the data, and some that no caption of it uses, whose meaning the text encoder has."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -61,6 +61,29 @@ def unseen(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
             seen.update(_words(text))
     left = {c: tuple(s for s in words if seen.isdisjoint(_words(s))) for c, words in SYNONYMS.items() if c in concepts}
     return {concept: words for concept, words in left.items() if words}
+
+
+def keywords_of_one(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """The keywords that one concept of `rows` has and no other, and that are no name either.
+
+    Args:
+        rows: metadata of the training pictures, with `concept`, `name` and `keywords`.
+
+    Returns:
+        concept -> keywords, in the order of the data, for concepts that have any.
+    """
+    having: dict[str, dict[str, None]] = {}
+    names: set[str] = set()
+    for row in rows:
+        names.add(row["name"])
+        for word in keywords_of(row):
+            having.setdefault(word, {})[row["concept"]] = None
+    found: dict[str, tuple[str, ...]] = {}
+    for word, concepts in having.items():
+        if len(concepts) == 1 and word not in names:
+            (concept,) = concepts
+            found[concept] = (*found.get(concept, ()), word)
+    return found
 
 
 def _words(text: str) -> set[str]:

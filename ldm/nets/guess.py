@@ -159,13 +159,14 @@ def with_phrases(
     subject = cast(Tensor, read(shown).pooled)
     if vocabulary is not None:
         said = [in_vocabulary(text, caption, phrase) for caption, phrase in zip(captions, shown, strict=True)]
-        names = vocabulary.nearest(subject)[0].tolist()
+        words = [str(phrase) for phrase in shown]
+        names = vocabulary.nearest(subject, words)[0].tolist()
         how = [
-            _reworded(manner, vocabulary.manner_for(name, str(phrase), str(manner))) if is_said else manner
-            for phrase, manner, name, is_said in zip(shown, how, names, said, strict=True)
+            _reworded(manner, vocabulary.manner_for(name, phrase, str(manner))) if is_said else manner
+            for phrase, manner, name, is_said in zip(words, how, names, said, strict=True)
         ]
         known = torch.tensor(said, device=subject.device)[:, None]
-        subject = torch.where(known, vocabulary.subjects(subject), subject)
+        subject = torch.where(known, vocabulary.subjects(subject, words), subject)
     manner = cast(Tensor, read(how).pooled)
     return replace(read(list(captions)), phrases=torch.stack([subject, manner], dim=1))
 

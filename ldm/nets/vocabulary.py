@@ -3,7 +3,8 @@
 A guess knows the captions of its training as points. Between two of them it answers with a mean of their pictures,
 which shows neither. So a subject that it never met ("a sleepy fox") is read as the nearest that it did ("fox"): by the
 cosine of pooled states, in which a sentence encoder puts phrases of like meaning side by side (Reimers and Gurevych
-2019, arXiv:1908.10084). A subject that it never met in a style is read in the nearest of those that it did, by how
+2019, arXiv:1908.10084). Where the data itself has the words as a keyword ("pumpkin" of the jack-o'-lantern and of the
+pie), only the subjects that have it are compared. A subject that it never met in a style is read in the nearest of those that it did, by how
 alike it draws other subjects in the two, and where no style is known ("watercolor") in the most usual of its own. The
 U-Net then draws what is shown there in the style that was asked for, as far as it can, for only the guess reads other
 words: the tokens that the U-Net attends to stay as they were written.
@@ -11,6 +12,7 @@ words: the tokens that the U-Net attends to stay as they were written.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,7 @@ class Vocabulary:
         shown: which subject was shown in which style (n, m); each in one or more.
         apart: how differently two styles draw the same subjects (m, m), in any unit.
         grounds: what else captions say of how a subject is shown.
+        keywords: other words for each name; none, or as many lists as names.
     """
 
     names: tuple[str, ...]
@@ -42,6 +45,7 @@ class Vocabulary:
     shown: Bool[Tensor, "n m"]
     apart: Float[Tensor, "m m"]
     grounds: tuple[str, ...] = ()
+    keywords: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         n, m = len(self.names), len(self.styles)
@@ -49,12 +53,23 @@ class Vocabulary:
             raise ValueError(f"names: {n} with {tuple(self.states.shape)} states; there are 1 to {MOST}, each with one")
         if self.shown.shape != (n, m) or self.apart.shape != (m, m) or not self.shown.any(1).all():
             raise ValueError(f"styles: the tables do not tell for {n} names which of {m} styles show them")
+        if len(self.keywords) not in (0, n):
+            raise ValueError(f"keywords: {len(self.keywords)} lists for {n} names; there is one for each, or none")
+
+    @property
+    def words(self) -> dict[str, Sequence[object]]:
+        """All of it that is text."""
+        return {key: getattr(self, key) for key in ("names", "styles", "grounds", "keywords")}
+
+    @property
+    def tables(self) -> dict[str, Tensor]:
+        """All of it that is numbers."""
+        return {"states": self.states, "shown": self.shown, "apart": self.apart}
 
     @property
     def key(self) -> str:
         """Tells it from others, by content."""
-        tables = {"states": self.states, "shown": self.shown, "apart": self.apart}
-        return content_hash({"names": self.names, "styles": self.styles, "grounds": self.grounds}, tables)
+        return content_hash(self.words, self.tables)
 
     def captions(self) -> list[str]:
         """What the guess learned, in the words of training: each name in its styles, one in four on a ground."""
@@ -68,15 +83,31 @@ class Vocabulary:
             words.append(self.grounds[i % len(self.grounds)])
         return [", ".join(words) for words in said]
 
-    def nearest(self, states: Float[Tensor, "b p"]) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
-        """Number of the nearest name to each state of a subject, and the cosine of the two in [-1, 1]."""
-        known = F.normalize(self.states.to(states.device, torch.float32), dim=1)
-        cosine, index = (F.normalize(states.float(), dim=1) @ known.T).max(1)
-        return index, cosine
+    def nearest(
+        self, states: Float[Tensor, "b p"], subjects: Sequence[str]
+    ) -> tuple[Int[Tensor, " b"], Float[Tensor, " b"]]:
+        """Number of the name that each subject is taken for, and the cosine of the two states in [-1, 1].
 
-    def subjects(self, states: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
-        """`states`, but those of unknown subjects are those of the nearest known ones."""
-        index, cosine = self.nearest(states)
+        It is the nearest of all names or, where that is another and the subject is a keyword, of those that have it.
+
+        Args:
+            states: pooled states of the subjects.
+            subjects: their words.
+        """
+        known = F.normalize(self.states.to(states.device, torch.float32), dim=1)
+        cosines = F.normalize(states.float(), dim=1) @ known.T
+        cosine, index = cosines.max(1)
+        for row, subject in enumerate(subjects):
+            having = self._having.get(_singular(subject))
+            if having is not None:
+                there = torch.tensor(having, device=index.device)
+                best = there[cosines[row, there].argmax()]
+                index[row] = torch.where(cosine[row] >= SAME, index[row], best)
+        return index, cosines.gather(1, index[:, None])[:, 0]
+
+    def subjects(self, states: Float[Tensor, "b p"], subjects: Sequence[str]) -> Float[Tensor, "b p"]:
+        """`states` of `subjects`, but those of unknown ones are those of the names that they are taken for."""
+        index, cosine = self.nearest(states, subjects)
         near = self.states.to(states.device, states.dtype)[index]
         return torch.where(cosine[:, None] >= SAME, states, near)
 
@@ -105,12 +136,26 @@ class Vocabulary:
 
     def taken_for(self, state: Float[Tensor, " p"], subject: str, manner: str) -> tuple[str | None, str | None]:
         """The name and manner that a caption is read as; None for each that is read as it was written, or not said."""
-        index, cosine = self.nearest(state[None])
+        index, cosine = self.nearest(state[None], [subject])
         name = None if cosine.item() >= SAME else self.names[int(index)]
         return name, self.manner_for(int(index), subject, manner) if manner else None
+
+    @cached_property
+    def _having(self) -> dict[str, list[int]]:
+        """The numbers of the names that have a keyword."""
+        having: dict[str, list[int]] = {}
+        for number, words in enumerate(self.keywords):
+            for word in dict.fromkeys(map(_singular, words)):
+                having.setdefault(word, []).append(number)
+        return having
 
     def _style_in(self, text: str) -> int | None:
         return next((k for k in self._longest_first() if self.styles[k] in text), None)
 
     def _longest_first(self) -> Sequence[int]:
         return sorted(range(len(self.styles)), key=lambda k: -len(self.styles[k]))
+
+
+def _singular(words: str) -> str:
+    """Words in small letters and, crudely, without the s of a plural; the same is done to both that are compared."""
+    return " ".join(words.casefold().replace("-", " ").split()).removesuffix("s")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ldm.build import Model
-from ldm.data.captions import NAMED_GROUNDS, ground, has_views
+from ldm.data.captions import NAMED_GROUNDS, ground, has_views, keywords_of
 from ldm.data.folder import ImageFolder
 from ldm.data.tar import PIPE
 from ldm.nets.guess import LatentGuess
@@ -31,7 +31,10 @@ def vocabulary_of(model: Model, path: str) -> Vocabulary | None:
         return None
     rows = [record.columns for record in ImageFolder(pictures(model, path)).records]
     known = {(str(row["name"]), str(row.get("style_words") or row["style"])) for row in rows if has_views(row)}
-    names = tuple(dict.fromkeys(str(row["name"]) for row in rows if has_views(row)))
+    words: dict[str, dict[str, None]] = {}
+    for row in filter(has_views, rows):
+        words.setdefault(str(row["name"]), {}).update(dict.fromkeys(keywords_of(row)))
+    names, keywords = tuple(words), tuple(map(tuple, words.values()))
     if not 1 <= len(names) <= MOST:
         return None
     styles = tuple(sorted({style for _, style in known}))
@@ -43,7 +46,7 @@ def vocabulary_of(model: Model, path: str) -> Vocabulary | None:
         for b in range(len(styles)):
             both = shown[:, a] & shown[:, b]
             apart[a, b] = (drawn[a][both] - drawn[b][both]).square().mean() if both.any() else NOTHING_ALIKE
-    return Vocabulary(names, states.half(), styles, shown, apart, tuple(map(ground, NAMED_GROUNDS)))
+    return Vocabulary(names, states.half(), styles, shown, apart, tuple(map(ground, NAMED_GROUNDS)), keywords)
 
 
 def _pooled(text: TextEncoder, phrases: Sequence[str]) -> Tensor:

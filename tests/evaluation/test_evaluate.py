@@ -1,5 +1,6 @@
 """scripts/evaluate.py end to end, with a random model a few pixels wide."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -98,6 +99,7 @@ def test_all_figures_of_a_model(evaluate, data, model, tmp_path):
     code, out, err = evaluate(*options)
     assert code == 0, err
     assert "seed 7, 3 samples, 2 steps of dpm_solver, trailing, scale 2" in out.splitlines()[0]
+    assert "no concept has a keyword that no other has" in out  # told, and the other tables follow
     found = figures(out)
     assert {name for picture, name in found if picture == "held-out concepts"} == {
         "PSNR (dB)",
@@ -119,6 +121,18 @@ def test_words_that_training_never_used_are_drawn_and_judged(evaluate, data, mod
     code, out, err = evaluate("--model", model, "--data", data, "--what", "words", "--samples", 3, "--steps", 2)
     assert code == 0, err
     assert figures(out)["unseen words, drawn", "top-1"][2] == "1"  # of the concepts here, "sun" alone has such words
+
+
+def test_keywords_that_one_concept_has_alone_are_drawn_and_judged(evaluate, data, model):
+    code, out, err = evaluate("--model", model, "--data", data, "--what", "keywords", "--samples", 3, "--steps", 2)
+    assert code == 2 and err.endswith("no concept has a keyword that no other has\n") and len(err.splitlines()) == 1
+    path = data / "train" / "metadata.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    words = {"apple": ["fruit", "nature", "red"], "leaf": ["nature"], "sea": ["apple"], "sun": ["star", "nature"]}
+    path.write_text("\n".join(json.dumps(row | {"keywords": words[row["concept"]]}) for row in rows))
+    code, out, err = evaluate("--model", model, "--data", data, "--what", "keywords", "--samples", 3, "--steps", 2)
+    assert code == 0, err
+    assert figures(out)["keywords, drawn", "top-1"][2] == "2"  # of the apple and the sun
 
 
 def test_another_sampler_draws_other_pictures_and_is_named(evaluate, data, model, tmp_path):

@@ -48,7 +48,29 @@ def vocabulary(text):
 def test_a_new_subject_is_taken_for_the_one_that_means_most_alike(text, vocabulary, said, name):
     state = text([said]).pooled
     assert vocabulary.taken_for(state[0], said, "oil") == (name, None)
-    assert torch.equal(vocabulary.subjects(state)[0], vocabulary.states[NAMES.index(name)].float())
+    assert torch.equal(vocabulary.subjects(state, [said])[0], vocabulary.states[NAMES.index(name)].float())
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("hound", "dog"),  # as without keywords
+        ("a hedgehog", "whale"),  # of one subject, however far
+        ("hedgehogs", "whale"),
+        ("treats", "pizza"),  # the nearer of two that have it
+        ("fox", None),  # a name first
+        ("Snow-Foxes", "dog"),
+        ("sleepy hedgehog", "fox"),  # not the keyword itself
+    ],
+)
+def test_a_keyword_leaves_only_the_subjects_that_have_it(text, vocabulary, said, name):
+    words = {"whale": ("hedgehog", "fox"), "pizza": ("treat",), "locomotive": ("treats",), "dog": ("snow foxes",)}
+    known = replace(vocabulary, keywords=tuple(words.get(name, ()) for name in NAMES))
+    found = with_phrases(text, [f"{said}, oil"], vocabulary=known).phrases
+    wanted = with_phrases(text, [f"{name or said}, oil"]).phrases
+    torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-3)
+    subject = said.removeprefix("a ")
+    assert known.taken_for(text([subject]).pooled[0], subject, "oil") == (name, None)
 
 
 def test_known_captions_and_empty_ones_are_read_as_they_were_written(text, vocabulary):
@@ -112,7 +134,7 @@ def test_the_nearest_is_that_of_the_largest_cosine(known, width, asked, seed):
     shown = torch.ones(known, 1, dtype=torch.bool)
     vocabulary = Vocabulary(tuple(map(str, range(known))), states, ("flat",), shown, torch.zeros(1, 1))
     cosines = torch.cosine_similarity(others[:, None], states.float()[None], dim=2)
-    index, cosine = vocabulary.nearest(others)
+    index, cosine = vocabulary.nearest(others, ["0"] * asked)
     torch.testing.assert_close(cosine, cosines.amax(1))
     torch.testing.assert_close(cosines.gather(1, index[:, None])[:, 0], cosines.amax(1))
 
@@ -123,6 +145,8 @@ def test_tables_that_do_not_fit_are_refused():
         Vocabulary(("a", "b"), torch.zeros(1, 4), ("x",), shown[:1], torch.zeros(1, 1))
     with pytest.raises(ValueError, match="which of 1 styles show them"):
         Vocabulary(("a", "b"), torch.zeros(2, 4), ("x",), ~shown, torch.zeros(1, 1))
+    with pytest.raises(ValueError, match="keywords: 1 lists for 2 names"):
+        Vocabulary(("a", "b"), torch.zeros(2, 4), ("x",), shown, torch.zeros(1, 1), keywords=(("c",),))
 
 
 def test_what_is_not_said_is_not_told(text, vocabulary):

@@ -12,7 +12,7 @@ from ldm.build import build_denoiser, build_guess
 from ldm.config import RunConfig
 from ldm.core.bundle import save_bundle
 from ldm.core.config_io import load
-from ldm.model_folder import VOCABULARY, load_model, save_model, save_vocabulary
+from ldm.model_folder import VOCABULARY, load_model, load_vocabulary, save_model, save_vocabulary
 from ldm.nets.guess import GuessSpec
 from ldm.nets.vocabulary import Vocabulary
 from ldm.training.vocabulary import vocabulary_of
@@ -78,15 +78,18 @@ def test_a_damaged_list_and_one_of_another_encoder_are_refused(txt2img, guessing
 def test_they_are_the_names_and_styles_of_the_training_pictures(guessing, shapes, tmp_path):
     model = replace(load_model(guessing), vocabulary=None)
     rows = [("a", "comet", "ink"), ("b", "red fox", "ink"), ("c", "comet", "oil"), ("d", "comet", "ink")]
-    lines = []
+    lines, words = [], {"a": ["tail", "sky"], "b": [], "c": ["sky", "night"], "d": []}
     for file, name, style in rows:
         PilImage.new("RGB", (32, 32), "red").save(tmp_path / f"{file}.png")
         row = {"file_name": f"{file}.png", "text": name, "name": name, "style": style, "style_words": f"in {style}"}
-        lines.append(json.dumps(row))
+        lines.append(json.dumps(row | {"keywords": words[file]}))
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
     found = vocabulary_of(model, str(tmp_path))
     assert found.names == ("comet", "red fox") and found.styles == ("in ink", "in oil")
     assert found.shown.tolist() == [[True, True], [True, False]]
+    assert found.keywords == (("tail", "sky", "night"), ())
+    save_vocabulary(tmp_path, found)
+    assert load_vocabulary(tmp_path, 384).key == found.key != replace(found, keywords=()).key
     comet = [model.guess(model.read([f"comet, {style}"]).phrases) for style in found.styles]
     torch.testing.assert_close(found.apart[0, 1], (comet[0] - comet[1]).square().mean())
     assert vocabulary_of(model, str(shapes / "train")) is None  # captions alone say nothing of what is a name
