@@ -6,8 +6,9 @@ from typing import Literal
 from autoencoder.losses import ReconstructionSpec
 from autoencoder.model import AutoencoderSpec
 from ldm.core.distributed import TrainerSpec
+from ldm.core.limits import at_least, run_lengths, share
 from ldm.core.optim import OptimSpec
-from ldm.core.precision import AUTO
+from ldm.core.precision import AUTO, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +62,9 @@ class AutoencoderDataSpec:
     def __post_init__(self) -> None:
         if self.crop is not None and not 1 <= self.crop <= self.size:
             raise ValueError(f"crop: {self.crop} is outside 1 to {self.size}, the size of the pictures; or give null")
-        if not 0 <= self.whole <= 1:
-            raise ValueError(f"whole: {self.whole} is outside [0, 1]; it is a share of the steps")
+        at_least(1, size=self.size, batch=self.batch)
+        at_least(0, workers=self.workers)
+        share(whole=self.whole)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class AutoencoderConfig:
         data: the pictures.
         optim: optimiser, learning rate and length.
         trainer: how the processes work together where there are several.
-        precision: Lightning's name, e.g. "bf16-mixed" or "32-true"; "auto": bfloat16 where the machine is faster in it.
+        precision: Lightning's name; "auto": bfloat16 where the machine is faster in it.
         validate_every: steps between validations.
         save_every: steps between checkpoints.
         keep: how many checkpoints stay.
@@ -90,7 +92,7 @@ class AutoencoderConfig:
     data: AutoencoderDataSpec = field(default_factory=AutoencoderDataSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)
     trainer: TrainerSpec = field(default_factory=TrainerSpec)
-    precision: str = AUTO
+    precision: Precision = AUTO
     validate_every: int = 500
     save_every: int = 200
     keep: int = 2
@@ -99,5 +101,6 @@ class AutoencoderConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        run_lengths(self)
         if self.data.crop is not None and self.data.crop % self.model.factor:
             raise ValueError(f"data.crop: {self.data.crop} is not divisible by {self.model.factor}, the latent factor")

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
 
 from ldm.core.distributed import TrainerSpec
+from ldm.core.limits import above, at_least, run_lengths, share
 from ldm.core.optim import OptimSpec
-from ldm.core.precision import AUTO
+from ldm.core.precision import AUTO, Precision
 from ldm.data.variety import Flip
 from ldm.guidance.spec import GuidanceSpec
 from ldm.nets.guess import GuessSpec
@@ -20,6 +21,7 @@ from ldm.process.schedule import Cosine, LinearBeta, LinearLogSNR, ScaledLinearB
 from ldm.process.times import LogNormal, LowDiscrepancy, Uniform
 from ldm.process.weights import EDM, Elbo, MinSNR, SigmoidWeight, SimpleEps, SimpleV, SoftMinSNR
 from ldm.process.zero_terminal import ZeroTerminal
+from ldm.samplers import options_of
 
 ScheduleSpec = (
     Cosine | Sigmoid | LinearLogSNR | LinearBeta | ScaledLinearBeta | Tabulated | ZeroTerminal | PiecewiseLogSNR
@@ -42,6 +44,9 @@ class CodecSpec:
 
     path: str = "runs/autoencoder/autoencoder.safetensors"
     scale: float | None = None
+
+    def __post_init__(self) -> None:
+        above(0, scale=self.scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +82,12 @@ class SampleSpec:
             after a comma, to a prompt without one; "": none.
 
     Raises:
-        ValueError: the fitted sampler without its levels, or these without it.
+        ValueError: a number out of range, a sampler that there is not, or the fitted sampler without its levels, or
+            these without it.
     """
 
     sampler: str = "dpm_solver"
-    options: dict[str, float | str] = field(default_factory=dict)
+    options: dict[str, float | str | bool] = field(default_factory=dict)
     steps: int = 20
     spacing: Spacing | TunedSpacing = "trailing"
     scale: float = 3.0
@@ -90,6 +96,10 @@ class SampleSpec:
     style: str = ""
 
     def __post_init__(self) -> None:
+        at_least(1, steps=self.steps, size=self.size)
+        at_least(0, scale=self.scale)
+        if self.sampler != MATCHED:
+            options_of(self.sampler)  # refuses a name that is none
         if (self.sampler == MATCHED) != (self.spacing == MATCHED):
             raise ValueError("sampler, spacing: 'matched' is a sampler with its own levels; give it for both")
         if self.sampler == MATCHED and self.options:
@@ -143,8 +153,9 @@ class DataSpec:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop_caption <= 1:
-            raise ValueError(f"drop_caption: {self.drop_caption} is outside [0, 1]; it is a share of the captions")
+        at_least(1, size=self.size, batch=self.batch, views=self.views, limit=self.limit)
+        at_least(0, workers=self.workers)
+        share(drop_caption=self.drop_caption)
         if self.views == 1 and (self.flip != "never" or self.shuffle_tags):
             raise ValueError("flip, shuffle_tags: they differ between the views of a picture; set views to 2 or more")
 
@@ -167,7 +178,7 @@ class RunConfig:
         data: pictures and captions.
         optim: optimiser, learning rate and length.
         trainer: how the processes work together where there are several.
-        precision: Lightning's name, e.g. "bf16-mixed" or "32-true"; "auto": bfloat16 where the machine is faster in it.
+        precision: Lightning's name; "auto": bfloat16 where the machine is faster in it.
         storage: how the weights of a finished model are kept: "int8" has half the size of "bfloat16", with a step for
             each row of a matrix; see `ldm.core.int8`.
         compile: the U-Net for the steps of training, where there is a compiler: a ninth less time a step on 2 cores,
@@ -192,7 +203,7 @@ class RunConfig:
     data: DataSpec = field(default_factory=DataSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)
     trainer: TrainerSpec = field(default_factory=TrainerSpec)
-    precision: str = AUTO
+    precision: Precision = AUTO
     storage: Literal["bfloat16", "int8"] = "bfloat16"
     compile: bool = False
     validate_every: int = 1000
@@ -202,6 +213,7 @@ class RunConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        run_lengths(self)
         if self.low is not None:
             self._check_low(self.low)
         if self.guess is not None and self.net.cond_channels != self.guess.shape[0]:

@@ -123,7 +123,7 @@ def _replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield partial
-        with partial.open("rb") as file:
+        with partial.open("r+b") as file:  # Windows flushes only what it may write to
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:

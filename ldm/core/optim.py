@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ldm.core.limits import above, at_least, share
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSpec:
@@ -33,12 +35,12 @@ class OptimSpec:
     ema: float = 0.999
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps: {self.steps}; a run has at least 1")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"decay: {self.decay} is outside [0, 1]; it is a share of the steps")
-        if self.lr <= 0:
-            raise ValueError(f"lr: {self.lr} must be above 0")
+        at_least(1, steps=self.steps)
+        at_least(0, warmup=self.warmup, weight_decay=self.weight_decay)
+        above(0, lr=self.lr, clip=self.clip)
+        share(decay=self.decay, ema=self.ema)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: {self.betas}; give two numbers in [0, 1)")
 
     def factor(self, step: int) -> float:
         """Multiplier of `lr` at `step` = 0, 1, ...: up, flat, down to zero at `steps`."""

@@ -4,9 +4,12 @@ A CPU without the instructions runs a bfloat16 product hundreds of times slower 
 looked up, not assumed.
 """
 
+from typing import Literal
+
 import torch
 
-AUTO = "auto"
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning's names, but for the first
+AUTO: Literal["auto"] = "auto"
 
 
 def narrow(device: torch.device | str) -> torch.dtype:

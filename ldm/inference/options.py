@@ -18,6 +18,8 @@ from ldm.inference.sources import blend_of, check_sources, start_of
 from ldm.inference.weaker import WeakModel, load_weak
 from ldm.process.grid import Spacing, TunedSpacing
 
+CONSTANTS = {"true": True, "false": False, "null": None}
+
 
 def check_options(options: argparse.Namespace) -> None:
     """Refuse what can be refused before a model is loaded, and make the output folder.
@@ -142,7 +144,7 @@ def guidance_spec(given: Sequence[str], model: Model) -> GuidanceSpec:
     return from_dict(GuidanceSpec, known | key_values(given, "--guidance", "lo=-4"), "--guidance")
 
 
-def sampler_options(given: Sequence[str]) -> dict[str, float | str]:
+def sampler_options(given: Sequence[str]) -> dict[str, float | str | bool]:
     """KEY=VALUE words as options of a sampler.
 
     Raises:
@@ -152,18 +154,18 @@ def sampler_options(given: Sequence[str]) -> dict[str, float | str]:
 
 
 def key_values(given: Sequence[str], option: str, example: str) -> dict[str, Any]:
-    """KEY=VALUE words; a value that reads as a number is one, and "null" is nothing.
+    """KEY=VALUE words; a value that reads as a number is one, "true", "false" and "null" are what they say.
 
     Raises:
         ValueError: a word without "=".
     """
-    found: dict[str, float | str | None] = {}
+    found: dict[str, float | str | bool | None] = {}
     for word in given:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ValueError(f"{option}: '{word}' is not KEY=VALUE, e.g. {example}")
         try:
-            found[key] = None if value == "null" else float(value)
+            found[key] = CONSTANTS[value] if value in CONSTANTS else float(value)
         except ValueError:
             found[key] = value
     return found

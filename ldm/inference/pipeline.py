@@ -60,7 +60,7 @@ class Request:
     steps: int | None = None
     scale: float | None = None
     sampler: str | None = None
-    options: Mapping[str, float | str] | None = None
+    options: Mapping[str, float | str | bool] | None = None
     spacing: Spacing | TunedSpacing | None = None
     guidance: GuidanceSpec | None = None
     height: int | None = None

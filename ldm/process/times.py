@@ -62,12 +62,12 @@ class LogNormal:
     Source: Karras et al. 2022 (arXiv:2206.00364) Table 1, whose noise levels are not restricted.
 
     Args:
-        mean, std: of log sigma_ve. EDM's -1.2 and 1.2 are for data of standard deviation 0.5: for unit data the same
-            signal-to-noise ratios have mean -0.5.
+        mean, std: of log sigma_ve. EDM's -1.2 for data of standard deviation 0.5 has the signal-to-noise ratios of -0.5
+            for unit data, as normalised latents are.
     """
 
     kind: Literal["log_normal"] = "log_normal"
-    mean: float = -1.2
+    mean: float = -0.5
     std: float = 1.2
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import get_args
 
 import torch
 
@@ -51,10 +52,13 @@ def bind_options(name: str, options: Mapping[str, object]) -> Sampler:
     Raises:
         ValueError: unknown sampler, an option that it does not have, or a value that it refuses.
     """
-    known = options_of(name)
-    for option in options:
+    known, parameters = options_of(name), inspect.signature(SAMPLERS[name]).parameters
+    for option, value in options.items():
         if option not in known:
             raise ValueError(f"sampler {name}: option {option!r} is unknown; {_suggest(option, known)}")
+        kinds = get_args(parameters[option].annotation) or (parameters[option].annotation,)
+        if {int, float, bool}.issuperset(kinds) and not isinstance(value, int | float):
+            raise ValueError(f"sampler {name}: option {option!r} is {value!r}; give a number")
     bound = partial(SAMPLERS[name], **options)
     one_step = TimeGrid(torch.tensor([0.0, math.inf], dtype=torch.float64))
     bound(lambda x_t, logsnr: Denoised(x_t), torch.zeros(1, 1), one_step, NoiseStream([0]))

@@ -18,8 +18,9 @@ from ldm.core.checkpoints import steps_done, use_rate
 from ldm.core.config_io import dump_yaml, to_dict
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
+from ldm.core.limits import at_least, run_lengths
 from ldm.core.optim import OptimSpec, adamw, scheduled
-from ldm.core.precision import AUTO
+from ldm.core.precision import AUTO, Precision
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.trainer import make_trainer, train
 from ldm.data.folder import FolderSpec, read_listing
@@ -55,6 +56,9 @@ class LabelledData:
     views: int = 4
     cache: str = "runs/cache"
 
+    def __post_init__(self) -> None:
+        at_least(1, batch=self.batch, views=self.views)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
@@ -66,7 +70,7 @@ class ClassifierConfig:
         data: pictures and labels.
         times: how training levels are drawn.
         optim: optimiser, learning rate and length.
-        precision: Lightning's name, e.g. "bf16-mixed" or "32-true"; "auto": bfloat16 where the machine is faster in it.
+        precision: Lightning's name; "auto": bfloat16 where the machine is faster in it.
         validate_every: steps between validations.
         save_every: steps between checkpoints.
         seed: of initial weights, order of the data and noise.
@@ -77,10 +81,13 @@ class ClassifierConfig:
     data: LabelledData
     times: TimesSpec = field(default_factory=LowDiscrepancy)
     optim: OptimSpec = field(default_factory=OptimSpec)
-    precision: str = AUTO
+    precision: Precision = AUTO
     validate_every: int = 500
     save_every: int = 200
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        run_lengths(self)
 
 
 class Labelled(Dataset[Batch]):

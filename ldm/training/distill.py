@@ -20,8 +20,9 @@ from ldm.config import DataSpec, RunConfig
 from ldm.core.checkpoints import use_rate
 from ldm.core.ema import Ema
 from ldm.core.images import grid as tiled
+from ldm.core.limits import run_lengths
 from ldm.core.optim import OptimSpec, adamw, scheduled
-from ldm.core.precision import AUTO
+from ldm.core.precision import AUTO, Precision
 from ldm.core.rng import NoiseStream, fold
 from ldm.data.latents import Batch
 from ldm.denoiser import bind
@@ -71,12 +72,13 @@ class DistillConfig:
     shared: bool = False
     data: DataSpec = field(default_factory=DataSpec)
     optim: OptimSpec = field(default_factory=OptimSpec)
-    precision: str = AUTO
+    precision: Precision = AUTO
     validate_every: int = 500
     save_every: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
+        run_lengths(self)
         lowest, highest = self.scales
         if not 0 <= lowest < highest:
             raise ValueError(f"scales: {self.scales} do not rise from 0 or more; give the range to learn, e.g. [1, 4]")

@@ -6,8 +6,9 @@ from typing import Literal
 from ldm.build import Model
 from ldm.config import DataSpec, Encode, RunConfig
 from ldm.core.distributed import TrainerSpec
+from ldm.core.limits import at_least, run_lengths, share
 from ldm.core.optim import OptimSpec
-from ldm.core.precision import AUTO
+from ldm.core.precision import AUTO, Precision
 from ldm.data.variety import Flip
 from ldm.training.lora import LoraSpec
 from ldm.training.prior import PriorSpec
@@ -59,6 +60,11 @@ class FinetuneData:
     encode: Encode = "auto"
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        at_least(1, batch=self.batch, views=self.views)
+        at_least(0, workers=self.workers)
+        share(drop_caption=self.drop_caption)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
@@ -93,7 +99,7 @@ class FinetuneConfig:
     prompts: tuple[str, ...] = ()
     optim: OptimSpec = field(default_factory=OptimSpec)
     trainer: TrainerSpec = field(default_factory=TrainerSpec)
-    precision: str = AUTO
+    precision: Precision = AUTO
     compile: bool = False
     validate_every: int = 200
     save_every: int = 100
@@ -102,6 +108,7 @@ class FinetuneConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        run_lengths(self)
         if self.data.batch < (2 if self.kept else 1):
             raise ValueError(f"data.batch: {self.data.batch}; at least 1 picture, and one more for the prior")
         if isinstance(self.learn, WordSpec) and not self.token:

@@ -124,6 +124,14 @@ def test_a_full_disk_is_named_with_the_file_and_leaves_nothing(tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_flushed_was_opened_for_writing(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")  # as Windows asks, where this cannot run
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE))
+    write_atomically(tmp_path / "picture.png", b"pixels")
+    assert flushed == [os.O_RDWR]
+
+
 @pytest.mark.parametrize("length", [1, 5, 8])
 def test_a_few_bytes_are_truncated_and_no_pickle(tmp_path, length):
     (tmp_path / "x.safetensors").write_bytes(b"\x80" * length)

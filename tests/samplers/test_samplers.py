@@ -270,6 +270,10 @@ def test_inversion_costs_and_reports_like_sampling():
         ("ddim", {"on_step": None}, "known: eta"),
         ("ddim", {"eta": 1.5}, r"eta: 1.5 is not a number in \[0, 1\]"),
         ("ddim", {"eta": math.nan}, "eta: nan"),
+        ("ddim", {"eta": "abc"}, "option 'eta' is 'abc'; give a number"),
+        ("dpm_solver", {"order": None}, "option 'order' is None"),
+        ("unipc", {"correct": "no"}, "option 'correct' is 'no'"),
+        ("langevin", {"rate": "fast"}, "option 'rate' is 'fast'"),
         ("ancestral", {"variance": "posteriour"}, "variance: 'posteriour' is unknown"),
     ],
 )

@@ -56,6 +56,45 @@ def model_of(folder: str) -> RunConfig:
     return from_dict(RunConfig, load_bundle(path).config)
 
 
+NAN = float("nan")
+FINETUNE = {"token": "<new>"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (RunConfig, {"precision": "banana"}, "precision: 'banana'"),
+        (RunConfig, {"validate_every": 0}, "validate_every: 0; give a number of at least 1"),
+        (RunConfig, {"save_every": -1}, "save_every: -1"),
+        (RunConfig, {"data": {"batch": 0}}, r"data\.batch: 0|data: batch: 0"),
+        (RunConfig, {"data": {"views": 0}}, "views: 0; give a number of at least 1"),
+        (RunConfig, {"data": {"limit": 0}}, "limit: 0"),
+        (RunConfig, {"data": {"workers": -1}}, "workers: -1; give a number of at least 0"),
+        (RunConfig, {"data": {"drop_caption": NAN}}, "drop_caption: nan"),
+        (RunConfig, {"optim": {"lr": NAN}}, "lr: nan; give a number above 0"),
+        (RunConfig, {"optim": {"clip": 0}}, "clip: 0"),
+        (RunConfig, {"optim": {"ema": 2}}, "ema: 2"),
+        (RunConfig, {"optim": {"warmup": -5}}, "warmup: -5"),
+        (RunConfig, {"optim": {"betas": [0.9, 1]}}, "betas"),
+        (RunConfig, {"codec": {"scale": 0}}, "scale: 0"),
+        (RunConfig, {"sample": {"sampler": "nosuch"}}, "sampler: 'nosuch' is unknown"),
+        (RunConfig, {"sample": {"steps": 0}}, "steps: 0"),
+        (RunConfig, {"sample": {"scale": -1}}, "scale: -1"),
+        (AutoencoderConfig, {"keep": 0}, "keep: 0"),
+        (AutoencoderConfig, {"data": {"batch": 0}}, "batch: 0"),
+        (AutoencoderConfig, {"data": {"whole": NAN}}, "whole: nan"),
+        (FinetuneConfig, {**FINETUNE, "validate_every": 0}, "validate_every: 0"),
+        (FinetuneConfig, {**FINETUNE, "data": {"views": 0}}, "views: 0"),
+        (DistillConfig, {"save_every": 0}, "save_every: 0"),
+        (ClassifierConfig, {"net": {"classes": 2}, "data": {"column": "c", "batch": 0}}, "batch: 0"),
+    ],
+)
+def test_what_no_run_can_keep_to_is_refused(kind, values, message):
+    with pytest.raises(ConfigError, match=message) as refused:
+        from_dict(kind, values)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_builds(name):
     config = load_recipe(name)
