@@ -88,4 +88,6 @@ def sheet(rows: list[list[Image.Image]], titles: list[str]) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main()
+    from ldm.core.command import run
+
+    run(main)

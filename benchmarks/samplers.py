@@ -249,10 +249,13 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "samplers")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     results = compared(options)
     save_csv(results, options.out / "samplers.csv")
     save_plot(results, options.out / "samplers.png")
 
 
 if __name__ == "__main__":
-    main()
+    from ldm.core.command import run
+
+    run(main)

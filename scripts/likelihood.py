@@ -14,7 +14,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("pictures", type=Path, nargs="*", default=[ROOT / "data" / "emoji" / "heldout_cells"])
     p.add_argument("--model", type=Path, default=ROOT / "models" / "emoji", help="model folder")
     p.add_argument("--samples", type=int, help="pictures to measure, drawn at random (default: all)")
-    p.add_argument("--steps", type=int, default=0, help="T of the bound; 0 is continuous time")
+    p.add_argument("--steps", type=int, default=0, help="T of the bound, from t = 1/T to 1; 0 is continuous time")
     p.add_argument("--draws", type=int, default=32, help="levels at which each picture is measured")
     p.add_argument("--path", type=int, metavar="K", help="the bound on a path of K steps, no level left out")
     p.add_argument("--spacing", default="tuned", choices=["tuned", "even", "quadratic"], help="which one, with --path")

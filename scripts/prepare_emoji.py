@@ -1,11 +1,15 @@
+#!/usr/bin/env python3
 """Fetch permissively licensed emoji art and write it as an image folder with captions and splits."""
 
 import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-def parse() -> argparse.Namespace:
+
+def main() -> None:
+    """Parse, fetch, report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("data/emoji"), help="folder to write (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="downloads (default: %(default)s)")
@@ -13,31 +17,25 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--groups", nargs="+", metavar="GROUP", help="kinds of things (default: six of the eight)")
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides what is held out (default: %(default)s)")
-    return parser.parse_args()
+    options = parser.parse_args()
 
-
-def main() -> int:
-    options = parse()
     from ldm.data.emoji.names import DEFAULT_GROUPS
-    from ldm.data.emoji.prepare import prepare  # after parsing, so that --help is instant
+    from ldm.data.emoji.prepare import prepare
     from ldm.data.emoji.report import table
     from ldm.data.emoji.styles import DEFAULT_STYLES
 
-    try:
-        summary = prepare(
-            out=options.out,
-            cache=options.cache,
-            styles=options.styles or DEFAULT_STYLES,
-            groups=options.groups or DEFAULT_GROUPS,
-            size=options.size,
-            seed=options.seed,
-        )
-    except ValueError as error:
-        print(f"prepare_emoji: {error}", file=sys.stderr)
-        return 2
+    summary = prepare(
+        out=options.out,
+        cache=options.cache,
+        styles=options.styles or DEFAULT_STYLES,
+        groups=options.groups or DEFAULT_GROUPS,
+        size=options.size,
+        seed=options.seed,
+    )
     print(table(summary))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from ldm.core.command import run
+
+    run(main)

@@ -36,14 +36,19 @@ def file_sha256(path: Path) -> str:
 
 
 def _memory() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "ldm" / "sha256.json"
+    """Where digests are kept.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "ldm" / "sha256.json"
 
 
 def _remembered() -> dict[str, str]:
     try:
         known = json.loads(_memory().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):
         return {}
     return known if isinstance(known, dict) else {}
 
@@ -54,5 +59,5 @@ def _remember(known: dict[str, str]) -> None:
     try:
         _memory().parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_memory(), json.dumps(known, indent=1).encode())
-    except OSError:
+    except (OSError, RuntimeError):
         return

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+FARTHEST = 80  # nats from 0 for the ends of a schedule: float32 holds their ratios, up to exp(88), and some multiples
 ROUNDING = 1e-5  # by which a time may leave [0, 1]: float32 inverses of a level do
 
 
@@ -41,7 +42,7 @@ def check_alike(**tensors: Tensor | None) -> None:
 
 
 def check_within(name: str, x: Tensor, low: float, high: float, *, hint: str) -> None:
-    """Refuse numbers outside [low, high], and those that are none.
+    """Refuse numbers outside [low, high], and nan.
 
     Args:
         name: of the argument, which starts the message.

@@ -1,4 +1,4 @@
-"""Other words for concepts: those of the data, and some that no caption of it uses, whose meaning the text encoder has."""
+"""Other words for concepts: keywords of the data, and words that no caption has and the text encoder knows."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -96,7 +96,7 @@ def which_caption(
     columns = []
     for j in range(draws):
         u = noise.uniform((len(x0),)).to(device=x0.device, dtype=torch.promote_types(x0.dtype, torch.float32))
-        t = (j + u) / draws
+        t = ((j + u) / draws).clamp(max=1 - 1e-7)  # where noise is pure the weight of a level has no number
         level = schedule(t)
         x_t = q_sample(x0, noise.normal(x0.shape, like=x0), level)
         weights = weigh(level, schedule.slope(t))

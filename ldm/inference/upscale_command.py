@@ -13,6 +13,7 @@ from ldm.core.images import save_png
 from ldm.core.shapes import Image
 from ldm.data.captions import WHITE, compose
 from ldm.inference.command import cut_words, telling
+from ldm.inference.need import advised
 from ldm.inference.options import LARGEST_SEED, dtype_of
 from ldm.inference.recipe import own_version
 from ldm.inference.upscale import Upscale, load_upscaler, upscale
@@ -32,7 +33,8 @@ def enlarge(options: argparse.Namespace) -> Path:
     if not os.access(options.out, os.W_OK):
         raise PermissionError(f"--out: no permission to write into {options.out}")
     device = pick_device(options.device)
-    model = load_upscaler(options.model).to(device)
+    with advised():
+        model = load_upscaler(options.model).to(device)
     how = Upscale(
         prompts=(options.prompt,),
         seeds=(options.seed,),
@@ -44,7 +46,8 @@ def enlarge(options: argparse.Namespace) -> Path:
         batch=options.batch,
     )
     dtype = dtype_of(options, device)
-    large = upscale(model, small, how, dtype=dtype, on_step=telling(cut_words(model, options.prompt)))[0]
+    with advised():
+        large = upscale(model, small, how, dtype=dtype, on_step=telling(cut_words(model, options.prompt)))[0]
     factor = large.shape[-1] // small.shape[-1]
     recipe = {"picture": options.image.name, "prompt": options.prompt, "seed": options.seed, "model": model.sha256}
     recipe |= {"factor": factor, "restore": options.restore, "noise": options.noise}

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ldm.core.ranges import check_levels, time_within
+from ldm.core.ranges import FARTHEST, check_levels, time_within
 from ldm.core.shapes import LogSNR, PerImage
 
 HALVINGS, NEWTON_STEPS = 24, 3  # to 6e-8 of the time axis, where a smooth shape is a straight line; then to rounding
@@ -36,9 +36,10 @@ class GammaSpec:
         for name in ("width", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is below 1; give 1 or more")
-        if not -100 <= self.logsnr_min < self.logsnr_max <= 100:
+        if not -FARTHEST <= self.logsnr_min < self.logsnr_max <= FARTHEST:
             raise ValueError(
-                f"logsnr_min, logsnr_max: {self.logsnr_min}, {self.logsnr_max} must rise and lie in [-100, 100] nats"
+                f"logsnr_min, logsnr_max: {self.logsnr_min}, {self.logsnr_max} must rise and lie in "
+                f"[-{FARTHEST}, {FARTHEST}] nats"
             )
 
 

@@ -4,10 +4,10 @@ A guess knows the captions of its training as points. Between two of them it ans
 which shows neither. So a subject that it never met ("a sleepy fox") is read as the nearest that it did ("fox"): by the
 cosine of pooled states, in which a sentence encoder puts phrases of like meaning side by side (Reimers and Gurevych
 2019, arXiv:1908.10084). Where the data itself has the words as a keyword ("pumpkin" of the jack-o'-lantern and of the
-pie), only the subjects that have it are compared. A subject that it never met in a style is read in the nearest of those that it did, by how
-alike it draws other subjects in the two, and where no style is known ("watercolor") in the most usual of its own. The
-U-Net then draws what is shown there in the style that was asked for, as far as it can, for only the guess reads other
-words: the tokens that the U-Net attends to stay as they were written.
+pie), only the subjects that have it are compared. A subject that it never met in a style is read in the nearest of
+those that it did, by how alike it draws other subjects in the two, and where no style is known ("watercolor") in the
+most usual of its own. The U-Net then draws what is shown there in the style that was asked for, as far as it can, for
+only the guess reads other words: the tokens that the U-Net attends to stay as they were written.
 """
 
 from collections.abc import Sequence

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from ldm.core.ranges import FARTHEST
 from ldm.core.shapes import LogSNR, PerImage
 from ldm.process.schedule import Schedule
 from ldm.process.tables import level_at, position_of, slope_at
@@ -23,7 +24,7 @@ class PiecewiseLogSNR:
     above the first step of a table. The number of steps T is independent of the number of levels.
 
     Args:
-        levels: n + 1 levels, strictly falling, in [-100, 100] nats; the first is that of the data's end.
+        levels: n + 1 levels, strictly falling, in [-80, 80] nats; the first is that of the data's end.
         steps: T, see `Schedule`.
 
     Raises:
@@ -41,8 +42,8 @@ class PiecewiseLogSNR:
         if len(self.levels) < 2:
             raise ValueError(f"levels: {len(self.levels)} given; a schedule needs its two ends or more")
         for i, level in enumerate(self.levels):
-            if not -100 <= level <= 100:  # also refuses nan
-                raise ValueError(f"levels[{i}]: {level} is outside [-100, 100] nats; freeze the schedule again")
+            if not -FARTHEST <= level <= FARTHEST:  # also refuses nan
+                raise ValueError(f"levels[{i}]: {level} is outside [-{FARTHEST}, {FARTHEST}] nats; freeze it again")
         for i, (cleaner, noisier) in enumerate(pairwise(self.levels)):
             if not cleaner > noisier:
                 raise ValueError(

@@ -228,7 +228,7 @@ class Sigmoid(_Continuous):
         check_levels(logsnr)
         half = (self.end - self.start) / 2
         ratio = (logsnr - self._offset()).exp()  # sinh(left / 2) / sinh(gone / 2)
-        gone = 2 * torch.atanh(math.sinh(half) / (ratio + math.cosh(half)))
+        gone = torch.log1p(2 * math.sinh(half) / (ratio + math.exp(-half)))
         first, last = self._gone_at(self.logsnr_max), self._gone_at(self.logsnr_min)
         return (gone - first) / (last - first)
 
@@ -242,14 +242,14 @@ class Sigmoid(_Continuous):
         return math.log(math.cosh(self.start / 2)) - math.log(math.cosh(self.end / 2))
 
     def _gone_at(self, logsnr: float) -> float:
-        """z - start where the level is `logsnr`."""
+        """z - start where the level is `logsnr`: precise where it is small, and for any start and end."""
         half = (self.end - self.start) / 2
-        return 2 * math.atanh(math.sinh(half) / (math.exp(logsnr - self._offset()) + math.cosh(half)))
+        return math.log1p(2 * math.sinh(half) / (math.exp(logsnr - self._offset()) + math.exp(-half)))
 
     def _left_at(self, logsnr: float) -> float:
-        """end - z where the level is `logsnr`: `_gone_at` mirrored, precise where it is small."""
+        """end - z where the level is `logsnr`: `_gone_at` mirrored."""
         half = (self.end - self.start) / 2
-        return 2 * math.atanh(math.sinh(half) / (math.exp(self._offset() - logsnr) + math.cosh(half)))
+        return math.log1p(2 * math.sinh(half) / (math.exp(self._offset() - logsnr) + math.exp(-half)))
 
     def _distances(self, t: PerImage) -> tuple[PerImage, PerImage]:
         first, last = self._gone_at(self.logsnr_max), self._gone_at(self.logsnr_min)

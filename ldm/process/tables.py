@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ldm.core.ranges import check_levels, time_within
+from ldm.core.ranges import FARTHEST, check_levels, time_within
 from ldm.core.shapes import LogSNR, PerImage
 
 
@@ -57,9 +57,10 @@ def check_ends(logsnr_min: float, logsnr_max: float) -> None:
     Raises:
         ValueError: names both.
     """
-    if not -100 <= logsnr_min < logsnr_max <= 100:
+    if not -FARTHEST <= logsnr_min < logsnr_max <= FARTHEST:
         raise ValueError(
-            f"logsnr_min, logsnr_max: {logsnr_min}, {logsnr_max} must rise and lie in [-100, 100] nats; try -15 and 15"
+            f"logsnr_min, logsnr_max: {logsnr_min}, {logsnr_max} must rise and lie in [-{FARTHEST}, {FARTHEST}] nats; "
+            "try -15 and 15"
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ldm.build import Model
+from ldm.core.bundle import write_atomically
 from ldm.core.config_io import to_dict
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.shapes import Latent
@@ -43,10 +44,13 @@ def learn(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
 
     Raises:
         ValueError: an option, the model or the data cannot be used, or the ends crossed.
+        OSError: the file cannot be written.
     """
     for name in ("levels", "draws"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name}: {getattr(options, name)} is below 1; each is one evaluation a picture")
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     model = load_model(options.model).to(device)
     seen, held_out = (_batches(model, options, path) for path in (options.data, options.held_out))
     lowest, highest = _ends(model, options)
@@ -62,7 +66,7 @@ def learn(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
     learned = freeze(gamma, cells=options.cells)
     yield f"{options.model} ({model.sha256[:12]}): ends {highest:.2f} and {lowest:.2f} nats"
     if options.out is not None:
-        options.out.write_text(json.dumps(to_dict(learned)), encoding="utf-8")
+        write_atomically(options.out, json.dumps(to_dict(learned)).encode())
         yield f"{options.out}: the learned schedule"
     cosine = Cosine(logsnr_min=lowest, logsnr_max=highest)
     schedules: dict[str, Schedule] = {"learned": learned, "log-SNR linear": straight, "cosine": cosine}

@@ -1,14 +1,21 @@
 """The objective of stage 1 against independent computations."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import distributions
 
+from autoencoder.config import AutoencoderConfig, LossSpec
 from autoencoder.losses import Reconstruction, ReconstructionSpec, adaptive_weight, adversarial_terms, vae_terms
+from autoencoder.module import AutoencoderTraining
+from ldm.core.config_io import load
 from ldm.core.gaussian import Gaussian
+from ldm.core.rng import NoiseStream, fold
 
+ROOT = Path(__file__).parents[2]
 LIKELIHOODS = {
     "l1": lambda x_hat, scale: distributions.Laplace(x_hat, scale),
     "l2": lambda x_hat, scale: distributions.Normal(x_hat, scale),
@@ -29,6 +36,17 @@ def test_the_negative_elbo_is_that_of_torch_distributions(kind):
     torch.testing.assert_close(terms.total, expected, rtol=1e-12, atol=0)
     assert reconstruction.log_scale.item() == pytest.approx(math.log(0.3), rel=1e-6)
     assert reconstruction.log_scale.requires_grad == (kind == "gaussian")
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_training_descends_the_bound_per_value_of_the_picture():
+    config = load(ROOT / "configs/smoke/autoencoder.yaml", AutoencoderConfig)
+    module = AutoencoderTraining(replace(config, loss=LossSpec(kl=1.0, lpips=0.0)))
+    x = torch.rand(3, 3, 32, 32) * 2 - 1
+    noise = NoiseStream([fold(config.seed, "posterior", 0, row) for row in range(3)])
+    x_hat, posterior = module.model(x, noise.normal((3, *module.model.latent_shape(32, 32)), like=x))
+    expected = vae_terms(x, x_hat, posterior, module.reconstruction).total.mean() / x[0].numel()
+    torch.testing.assert_close(module._objective(x, adversarial=False)[0], expected)
 
 
 def test_the_best_learned_scale_is_the_root_mean_square_error():

@@ -213,7 +213,7 @@ def test_script_reports_in_one_line_with_exit_code_2(tmp_path):
     env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("prepare_emoji: styles: 'crayon' is unknown") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: styles: 'crayon' is unknown") and done.stderr.count("\n") == 1
 
 
 def test_help_imports_nothing_heavy():

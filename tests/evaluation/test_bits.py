@@ -11,7 +11,8 @@ from ldm.core.rng import NoiseStream
 from ldm.denoiser import Denoised
 from ldm.evaluation.bpd import estimated_terms, flow_terms
 from ldm.evaluation.paths import analytic_variance, level_errors, nodes_of, path_terms, table_of, term_table
-from ldm.process.elbo import denoise_term
+from ldm.process.conditionals import q_sample
+from ldm.process.elbo import denoise_term, first_decoder, recon_term
 from ldm.process.exact import GaussianMixture
 from ldm.process.grid import uniform_logsnr
 from ldm.process.paths import even, optimal_paths, path_along, quadratic
@@ -159,6 +160,22 @@ def test_pixels_without_a_first_stage_are_probabilities():
         lambda x_t, logsnr: Denoised(x0), x0, schedule, NoiseStream(range(5)), steps=None, draws=2, values=256
     )
     assert (terms.denoise == 0).all() and (terms.recon >= 0).all() and terms.recon.max() < 1e-6
+
+
+@given(st.integers(1, 9))
+def test_pixels_are_decoded_from_the_first_level_of_the_steps(steps):
+    x0 = torch.randint(0, 256, (5, 12)).double() / 127.5 - 1
+    schedule = LinearLogSNR(logsnr_min=-9.0, logsnr_max=18.0)
+    terms = estimated_terms(
+        lambda x_t, logsnr: Denoised(x0), x0, schedule, NoiseStream(range(5)), steps=steps, draws=1, values=256
+    )
+    noise = NoiseStream(range(5))
+    noise.uniform((5,))
+    first = schedule(torch.full((5,), 1 / steps, dtype=torch.float64))
+    z_first = q_sample(x0, noise.normal(x0.shape, like=x0), first)
+    expected = recon_term(x0, first_decoder(z_first, first), 256)
+    torch.testing.assert_close(terms.recon, expected, rtol=1e-10, atol=1e-12)
+    assert steps > 3 or (expected > 1).all()  # the level says something
 
 
 # Tables and sub-paths

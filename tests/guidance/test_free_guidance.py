@@ -145,12 +145,13 @@ def test_projection_bounds_the_length_of_the_difference(x_t):
         torch.testing.assert_close(change.flatten(1).norm(dim=1), length.clamp(max=norm))
 
 
-def test_momentum_adds_the_former_difference(x_t):
+def test_momentum_adds_the_former_sum(x_t):
     rule = projected(2.0, parallel=1.0, momentum=-0.5)
     strong, weak = both(x_t)
-    first, second = rule(strong, weak) - strong, rule(strong, weak) - strong
+    first, second, third = (rule(strong, weak) - strong for _ in range(3))
     torch.testing.assert_close(first, strong - weak)
     torch.testing.assert_close(second, 0.5 * (strong - weak))
+    torch.testing.assert_close(third, 0.75 * (strong - weak))  # of the sum so far, not of the last difference
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,14 @@ def test_karras_has_equal_gaps_in_the_root_of_sigma(steps, rho):
     assert torch.exp(-grid.logsnr[-2] / 2).item() == pytest.approx(0.029167, abs=5e-7)
 
 
+def test_karras_spacing_has_the_papers_rho():
+    sigmas = torch.exp(-spaced(SD, 5, "karras").logsnr[:-1] / 2)
+    first, last = (SD.nodes()[i] for i in (-1, 1))
+    ends = [math.exp(-level / 14) for level in (first, last)]  # sigma^(1/7)
+    expected = [(ends[0] + i / 4 * (ends[1] - ends[0])) ** 7 for i in range(5)]
+    assert sigmas.tolist() == pytest.approx(expected, rel=1e-12)
+
+
 def test_one_step_is_the_noisiest():
     for grid in (uniform_logsnr(SD, 1), karras(SD, 1), spaced(SD, 1, "linspace")):
         assert grid.logsnr.tolist() == [pytest.approx(SD.nodes()[-1]), math.inf]

@@ -41,6 +41,7 @@ def test_training_lowers_the_bound_of_every_depth_and_terms_add_up(train, tmp_pa
     assert code == 0
     for early, late in zip(bounds(before, "total"), bounds(after, "total"), strict=True):
         assert late < early - 0.5
+        assert 0 < late < 8  # bits of a value that has 256: a code that is worse than none has not learned
     parts = [bounds(after, what) for what in ("recon", "between levels", "prior")]
     assert [sum(column) for column in zip(*parts, strict=True)] == pytest.approx(bounds(after, "total"), abs=2e-4)
     assert parts[1][0] == 0 != parts[1][1]  # one level has nothing between levels
