@@ -75,7 +75,8 @@ class AutoencoderConfig:
         data: the pictures.
         optim: optimiser, learning rate and length.
         trainer: how the processes work together where there are several.
-        precision: Lightning's name, e.g. "bf16-mixed" or "32-true"; "auto": bfloat16 where the machine is faster in it.
+        precision: Lightning's name, e.g. "bf16-mixed" or "32-true", not "16-mixed"; "auto": bfloat16 where the machine
+            is faster in it.
         validate_every: steps between validations.
         save_every: steps between checkpoints.
         keep: how many checkpoints stay.

@@ -31,13 +31,15 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
         init: bundle whose weights a fresh run starts from; for `learn: decoder` it is needed in any case.
 
     Raises:
-        ValueError: `init` is missing or of another shape, the data or a checkpoint cannot be used, or training left
-            the finite numbers.
+        ValueError: `init` is missing or of another shape, a strategy or precision that stage 1 does not have, the data
+            or a checkpoint cannot be used, or training left the finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     here = join(config.trainer)
     if config.trainer.strategy == "fsdp":
         raise ValueError("trainer.strategy: 'fsdp' is for stage 2, stage 1 is small; set it to ddp")
+    if config.precision in ("16-mixed", "16"):  # they would be clipped, and the discriminator stepped, while scaled
+        raise ValueError(f"precision: '{config.precision}' scales gradients; set it to bf16-mixed or 32-true here")
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
     start = _start(init, config)
