@@ -60,6 +60,19 @@ def test_class_folders_are_captions_and_labels(tmp_path):
     assert found == [("cat", 0), ("golden retriever", 1)]
 
 
+def test_links_to_folders_are_followed_and_none_is_read_twice(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    picture(root / "cat" / "a.png")
+    picture(elsewhere / "deep" / "b.png")
+    (root / "dog").symlink_to(elsewhere)
+    (root / "animal").symlink_to(root / "cat")  # there already
+    (elsewhere / "deep" / "up").symlink_to(root)  # a loop
+    (root / "circle").symlink_to(root / "circle")
+    (root / "gone").symlink_to(tmp_path / "gone")
+    found = [(sample.caption, sample.label) for sample in open_folder(root)]
+    assert found == [("cat", 0), ("dog", 1)]
+
+
 def test_no_captions_when_asked(tmp_path):
     picture(tmp_path / "a.png")
     assert open_folder(tmp_path, captions="none")[0].caption == ""
