@@ -25,6 +25,7 @@ from ldm.data.records import CaptionSource, read_records
 from ldm.data.tar import PIPE, expand, read_tars
 from ldm.data.variety import Variety
 
+HOLD_MANY = (".parquet", ".tar")  # files that are data sets of their own
 CONTAINERS = ("*.parquet", "*/*.parquet", "*.tar")  # looked for in a folder
 report = logging.getLogger(__name__).warning  # to stderr, one line for each fault, unless an application says otherwise
 named_already: set[str] = set()  # what cannot be used, as far as this process said it
@@ -208,7 +209,7 @@ def read_listing(spec: FolderSpec, most: float = MOST_FAULTS) -> Listing:
     if len(paths) == 1 and paths[0].is_dir():
         paths = next(filter(None, (sorted(paths[0].glob(name)) for name in CONTAINERS)), paths)
     missing = [path for path in paths if not path.is_file()]
-    if paths and paths[0].suffix in (".parquet", ".tar") and missing:
+    if paths and paths[0].suffix in HOLD_MANY and missing:
         raise ValueError(f"{shown(missing[0])}: no such file")
     if paths and paths[0].suffix == ".parquet":
         return read_parquet(paths, captions, most)
@@ -270,15 +271,6 @@ def size_of(record: Record) -> Size:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{record.name}: the picture cannot be read: {error}") from error
     return (width, height) if turned else (height, width)
-
-
-def read_pixels(path: Path, size: int) -> UInt8[np.ndarray, "h w c"]:
-    """Decode a picture file in any format that Pillow reads, upright, fitted to (size, size, 3 or 4) uint8.
-
-    Raises:
-        ValueError: the file is no picture, it is damaged, or it has several frames.
-    """
-    return decode(path, (size, size), shown(path))
 
 
 def decode(source: Path | BytesIO, size: Size, name: str) -> UInt8[np.ndarray, "h w c"]:

@@ -18,6 +18,7 @@ from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import LatentCache
 from ldm.data.shards import Encoders
 from ldm.data.tar import expand
+from ldm.evaluation.encoded import read_pictures
 
 
 def png(shade):
@@ -97,6 +98,19 @@ def test_tar_shards_are_read_in_any_order(tmp_path):
         folder = open_folder(path)
         assert shades(folder) == list(range(5))
         assert folder[4].caption == "number 4" and folder[1].caption == "number 1"
+
+
+@pytest.mark.parametrize("path", ["rows", "rows/a.parquet", "shards", "shards/{0..1}.tar"])
+def test_pictures_to_measure_may_lie_in_containers(tmp_path, path):
+    (tmp_path / "rows").mkdir()
+    write_parquet(tmp_path / "rows" / "a.parquet", [f"number {i}" for i in range(5)])
+    write_tar(tmp_path / "shards" / "0.tar", pairs(3))
+    write_tar(tmp_path / "shards" / "1.tar", pairs(2, 3))
+    (tmp_path / "alone.png").write_bytes(png(200))
+    found = read_pictures([tmp_path / path, tmp_path / "alone.png"], 16)
+    assert [round((float(image.mean()) + 1) * 127.5) for image in found.images] == [0, 10, 20, 30, 40, 200]
+    assert found.captions == (*(f"number {i}" for i in range(5)), "")
+    assert len(set(found.names)) == 6  # each says where in its file it is
 
 
 def test_tar_samples_with_json_and_labels(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from ldm.data.folder import FolderSpec, ImageFolder, read_pixels
+from ldm.data.folder import FolderSpec, ImageFolder, decode
 from ldm.data.position import Draw, DrawSampler, ResumableSampler
 
 
@@ -23,6 +23,10 @@ def metadata(root, *rows):
 
 def open_folder(root, **options):
     return ImageFolder(FolderSpec(path=str(root), size=16, **options))
+
+
+def read_pixels(path, size):
+    return decode(path, (size, size), path.name)
 
 
 def test_metadata_jsonl(tmp_path):
