@@ -71,6 +71,20 @@ def metadata_file(root: Path) -> Path | None:
     return found[0] if found else None
 
 
+def has_metadata(root: Path) -> bool:
+    """Whether the folder has a metadata file.
+
+    Raises:
+        ValueError: it has both kinds, or folders in it have one: they are data sets, and it is none.
+    """
+    if metadata_file(root):
+        return True
+    inner = sorted(path.parent for name in METADATA for path in root.glob(f"*/{name}"))
+    if inner:
+        raise ValueError(f"{root}: has no metadata of its own, but {inner[0].name}/ has; give path {inner[0]}")
+    return False
+
+
 def _walk(root: Path) -> tuple[list[str], set[str]]:
     """Pictures, sorted, and text files below `root`; one look at each folder, none at each file.
 
@@ -111,11 +125,8 @@ def _text_beside(path: str) -> str:
 
 
 def _detect(root: Path, pictures: list[str], texts: set[str]) -> CaptionSource:
-    if metadata_file(root):
+    if has_metadata(root):
         return "metadata"
-    inner = sorted(path.parent for name in METADATA for path in root.glob(f"*/{name}"))
-    if inner:
-        raise ValueError(f"{root}: has no metadata of its own, but {inner[0].name}/ has; give path {inner[0]}")
     if any(_text_beside(path) in texts for path in pictures):
         return "text"
     if all(os.sep in path.removeprefix(str(root) + os.sep) for path in pictures):
