@@ -42,5 +42,5 @@ def val_loader(config: AutoencoderConfig) -> DataLoader[Sample]:
     """All held-out pictures that can be read once, on white, in the order of the folders."""
     data = config.data
     folders = [pictures(path, data.size) for path in data.val]
-    readable = [Subset(folder, folder.readable()) for folder in folders]
+    readable = [Subset(folder, [sample.index for sample in folder.readable()]) for folder in folders]
     return DataLoader(ConcatDataset(readable), data.batch, num_workers=data.workers)

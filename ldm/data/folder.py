@@ -156,16 +156,13 @@ class ImageFolder(Dataset[Sample]):
                     continue  # it is named when it is decoded
         return found
 
-    def readable(self) -> list[int]:
-        """The indices of the pictures that can be decoded; the others are named. Decodes everything."""
-        found = []
+    def readable(self) -> Iterator[Sample]:
+        """Every picture that can be decoded, plain, in order, one at a time; the others are named."""
         for index in range(len(self)):
             try:
-                self.pixels(index)
-                found.append(index)
+                yield self[index]
             except ValueError as error:
                 self._name(index, error)
-        return found
 
     def problems(self) -> Iterator[str]:
         """Decode everything: one line for each unreadable picture and each fault of the listing."""
