@@ -34,7 +34,8 @@ def train_loader(config: AutoencoderConfig, steps_done: int) -> DataLoader[Sampl
         for line in folder.faults:
             left_out(line)
     start = steps_done * data.batch
-    order = ResumableSampler(len(folder), config.seed, start, rank=here.rank, world=here.size)
+    n, groups = len(folder), folder.groups
+    order = ResumableSampler(n, config.seed, start, rank=here.rank, world=here.size, parts=groups, always=True)
     return DataLoader(folder, here.share(data.batch), sampler=DrawSampler(order), num_workers=data.workers)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 from ldm.core.decoding import read_picture
 from ldm.data.buckets import Size, bucket_sizes, nearest
 from ldm.data.captions import View, compose, draw_view, plain_view
-from ldm.data.parquet import read_parquet
+from ldm.data.parquet import Row, read_parquet
 from ldm.data.position import Draw
 from ldm.data.record import MOST_FAULTS, Listing, Record, shown
 from ldm.data.records import CaptionSource, read_records
@@ -155,6 +156,12 @@ class ImageFolder(Dataset[Sample]):
                 except ValueError:
                     continue  # it is named when it is decoded
         return found
+
+    @cached_property
+    def groups(self) -> list[int] | None:
+        """How many pictures in a row come in one read of their file; None where each is read by itself."""
+        rows = [(record.path, record.inside.group) for record in self.records if isinstance(record.inside, Row)]
+        return [len(list(group)) for _, group in groupby(rows)] or None
 
     def readable(self) -> Iterator[Sample]:
         """Every picture that can be decoded, plain, in order, one at a time; the others are named."""

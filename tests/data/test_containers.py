@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import tarfile
+from functools import lru_cache
 
 import numpy as np
 import pyarrow
@@ -13,7 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+from autoencoder.config import AutoencoderConfig, AutoencoderDataSpec
+from autoencoder.data import train_loader
 from ldm.core.gaussian import Gaussian
+from ldm.data import parquet
 from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import LatentCache
 from ldm.data.shards import Encoders
@@ -68,6 +72,22 @@ def test_parquet_as_it_is_published(tmp_path):
     assert [folder[i].caption for i in range(7)] == [f"caption {i}" for i in range(7)]
     assert [record.label for record in folder.records] == list(range(7))
     assert shades(open_folder(tmp_path / "data" / "train-00000-of-00001.parquet")) == list(range(7))
+
+
+def test_training_reads_a_group_of_rows_about_once_an_epoch(tmp_path, monkeypatch):
+    for part in range(4):
+        write_parquet(tmp_path / f"{part}.parquet", ["x"] * 24)
+    config = AutoencoderConfig(data=AutoencoderDataSpec(train=str(tmp_path), val=(), size=16, batch=8))
+    folder = train_loader(config, 0).dataset
+    assert folder.groups == [3] * 32
+    read, group = [], parquet._group.__wrapped__
+    counted = lru_cache(parquet._group.cache_info().maxsize)(lambda *where: read.append(where) or group(*where))
+    monkeypatch.setattr(parquet, "_group", counted)
+    for steps_done in (0, 12):  # the second epoch too, by a run that goes on
+        read.clear()
+        shown = [batch.index for batch, _ in zip(train_loader(config, steps_done), range(12), strict=False)]
+        assert sorted(torch.cat(shown).tolist()) == list(range(96))
+        assert len(read) <= 40  # of 32 groups; in an order of its own nearly every picture would read one
 
 
 def test_faults_of_parquet_are_named(tmp_path):
