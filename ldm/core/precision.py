@@ -5,6 +5,7 @@ looked up, not assumed.
 """
 
 import torch
+from torch import Tensor
 
 AUTO = "auto"
 
@@ -18,6 +19,11 @@ def narrow(device: torch.device | str) -> torch.dtype:
     if kind == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.bfloat16
     return torch.float32
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """`x` in float64, on its device or, where that has none (Apple's MPS), on the CPU."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None = None) -> torch.autocast:
