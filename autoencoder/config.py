@@ -77,7 +77,7 @@ class AutoencoderConfig:
         data: the pictures.
         optim: optimiser, learning rate and length.
         trainer: how the processes work together where there are several.
-        precision: Lightning's name; "auto": bfloat16 where the machine is faster in it.
+        precision: Lightning's name, but not "16-mixed"; "auto": bfloat16 where the machine is faster in it.
         validate_every: steps between validations.
         save_every: steps between checkpoints.
         keep: how many checkpoints stay.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from autoencoder.build import load_autoencoder, save_autoencoder
 from autoencoder.config import AutoencoderConfig
-from autoencoder.data import train_loader, val_loader
+from autoencoder.data import pictures, train_loader, val_loader
 from autoencoder.module import AutoencoderTraining
 from autoencoder.reconstructions import Reconstructions
 from autoencoder.stats import LatentMoments, MomentsMeter
@@ -15,7 +15,7 @@ from ldm.core.checkpoints import steps_done
 from ldm.core.config_io import dump_yaml
 from ldm.core.distributed import join
 from ldm.core.trainer import make_trainer, train
-from ldm.data.folder import FolderSpec, ImageFolder
+from ldm.data.parts import chunks
 
 BUNDLE = "autoencoder.safetensors"
 
@@ -31,13 +31,15 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
         init: bundle whose weights a fresh run starts from; for `learn: decoder` it is needed in any case.
 
     Raises:
-        ValueError: `init` is missing or of another shape, the data or a checkpoint cannot be used, or training left
-            the finite numbers.
+        ValueError: `init` is missing or of another shape, a strategy or precision that stage 1 does not have, the data
+            or a checkpoint cannot be used, or training left the finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     here = join(config.trainer)
     if config.trainer.strategy == "fsdp":
         raise ValueError("trainer.strategy: 'fsdp' is for stage 2, stage 1 is small; set it to ddp")
+    if config.precision in ("16-mixed", "16"):  # they would be clipped, and the discriminator stepped, while scaled
+        raise ValueError(f"precision: '{config.precision}' scales gradients; set it to bf16-mixed or 32-true here")
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
     start = _start(init, config)
@@ -61,6 +63,7 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
     train(trainer, module, loaders, out)
     if not here.first:
         return out / BUNDLE
+    module.to(trainer.strategy.root_device)  # which the trainer has left: there the latents are measured in its time
     return export(module, config, out / BUNDLE, start[1] if start and config.learn == "decoder" else None)
 
 
@@ -92,12 +95,9 @@ def _measured(module: AutoencoderTraining, config: AutoencoderConfig) -> LatentM
     import torch
 
     meter = MomentsMeter(config.model.latent_channels)
-    folder = ImageFolder(FolderSpec(path=config.data.train, size=config.data.size))
+    shown = pictures(config.data.train, config.data.size).readable()
     with module.ema.applied(), torch.inference_mode():
         model = module.model.eval().float()
-        readable = folder.readable()
-        for start in range(0, len(readable), 64):
-            rows = readable[start : start + 64]
-            images = torch.stack([folder[i].image for i in rows]).to(module.device)
-            meter.update(model.encode(images))
+        for samples in chunks(shown):
+            meter.update(model.encode(torch.stack([s.image for s in samples]).to(module.device)))
     return meter.moments()

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from ldm.core.precision import in_float64
 from ldm.core.shapes import Image, PerImage
 
 DATA_RANGE = 2.0  # pixels lie in [-1, 1]
@@ -24,7 +25,8 @@ def ssim(x: Image, y: Image) -> PerImage:
 
         (2 m_x m_y + C1) (2 c_xy + C2) / ((m_x^2 + m_y^2 + C1) (s_x^2 + s_y^2 + C2)),  C1 = (0.01 L)^2, C2 = (0.03 L)^2
 
-    Computed in float64, because a variance is a difference of two nearly equal numbers. Not for devices without it.
+    Computed in float64, because a variance is a difference of two nearly equal numbers: on the CPU for a device
+    without it.
 
     Source: Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", Eq. 13.
 
@@ -33,14 +35,14 @@ def ssim(x: Image, y: Image) -> PerImage:
     """
     if min(x.shape[-2:]) < WINDOW:
         raise ValueError(f"x: pictures of {tuple(x.shape[-2:])} pixels; SSIM needs at least {WINDOW} each way")
-    dtype, (x, y) = x.dtype, (x.double(), y.double())
+    given, x, y = x, in_float64(x), in_float64(y)
     c1, c2 = (0.01 * DATA_RANGE) ** 2, (0.03 * DATA_RANGE) ** 2
     mean_x, mean_y = _windowed(x), _windowed(y)
     var_x, var_y = _windowed(x * x) - mean_x**2, _windowed(y * y) - mean_y**2
     cov = _windowed(x * y) - mean_x * mean_y
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * cov + c2) / (var_x + var_y + c2)
-    return (luminance * structure).flatten(1).mean(1).to(dtype)
+    return (luminance * structure).flatten(1).mean(1).to(given)
 
 
 def _windowed(x: Image) -> Tensor:

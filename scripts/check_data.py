@@ -29,9 +29,9 @@ def main() -> None:
 
     spec = FolderSpec(path=options.path, size=options.size, captions=options.captions)
     findings = check(spec, options.unit, lambda chunks: tqdm(chunks, desc="looking", disable=not sys.stderr.isatty()))
-    unwritten = contact_sheet(findings, options.sheet)
-    for line in findings.lines():
+    for line in findings.lines():  # before the sheet: where that cannot be written, the look was not in vain
         print(line)
+    unwritten = contact_sheet(findings, options.sheet)
     print(f"contact sheet: {options.sheet}")
     if unwritten:
         print(f"{unwritten} captions on it are numbers: no font here has their letters (e.g. fonts-noto has)")

@@ -7,6 +7,7 @@ looked up, not assumed.
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning's names, but for the first
 AUTO: Literal["auto"] = "auto"
@@ -21,6 +22,11 @@ def narrow(device: torch.device | str) -> torch.dtype:
     if kind == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.bfloat16
     return torch.float32
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """`x` in float64, on its device or, where that has none (Apple's MPS), on the CPU."""
+    return x.cpu().double() if x.device.type == "mps" else x.double()
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None = None) -> torch.autocast:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, count
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from torch.utils.data import Dataset, Sampler
 
@@ -53,7 +54,8 @@ class GrowingCache(Dataset[Batch]):
         timeout: float = 1800.0,
     ):
         self.parts, self._pictures, self._timeout = FolderParts(pictures, views, seed), pictures, timeout
-        self._encoders, self._left_out = encoders, dict[int, list[str]]()
+        self._encoders: Encoders | None = encoders
+        self._left_out = dict[int, list[str]]()
         self.folder, hashes, _ = named(self.parts, encoders, Path(directory))
         self._shards, self._ends = Shards(self.folder), list(accumulate(self.parts.rows))
         if world().first:
@@ -62,6 +64,10 @@ class GrowingCache(Dataset[Batch]):
             for line in pictures.faults:
                 left_out(line)
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker of a loader, which only reads: encoders hold a device and cannot go to another process."""
+        return self.__dict__ | {"_encoders": None}
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -98,6 +104,7 @@ class GrowingCache(Dataset[Batch]):
             OSError: the shard cannot be written.
             Cancelled: `cancelled` was set meanwhile.
         """
+        assert self._encoders is not None  # not in a worker
         for number in self._instead(part):
             path = shard_path(self.folder, number)
             found = header(path)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from os import cpu_count
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageOps
 
+from ldm.core.bundle import write_atomically
 from ldm.core.rng import fold
 from ldm.data.buckets import Size, bucket_sizes, kept_share, nearest
 from ldm.data.duplicates import Look, look_of, near_duplicates
@@ -103,6 +105,9 @@ def contact_sheet(findings: Findings, path: Path, seed: int = 0) -> int:
 
     Returns:
         How many captions no font of this machine has the letters of; their pictures are named by a number.
+
+    Raises:
+        OSError: the file cannot be written; no half-written one stays.
     """
     unwritten = 0
     chosen = random.Random(fold(seed, "sheet")).sample(findings.seen, min(ON_SHEET, len(findings.seen)))
@@ -122,7 +127,9 @@ def contact_sheet(findings: Findings, path: Path, seed: int = 0) -> int:
             caption = caption[:-2].rstrip(".") + "."
         pen.text((left, top + THUMB + 2), caption, "black", font)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    written = BytesIO()
+    sheet.save(written, "png")
+    write_atomically(path, written.getvalue())
     return unwritten
 
 
@@ -175,4 +182,4 @@ def _captions(captions: Sequence[str]) -> Iterator[str]:
     yield f"captions: {len(count)} different, {lengths[0]} to {lengths[-1]} words, half of them at least {middle}"
     for caption, times in count.most_common(5):
         if times > 1:
-            yield f"  {times} pictures: {shown(Path(caption[:60]))}"
+            yield f"  {times} pictures: {shown(caption[:60])}"

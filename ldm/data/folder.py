@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,13 +19,14 @@ from torch.utils.data import Dataset
 from ldm.core.decoding import read_picture
 from ldm.data.buckets import Size, bucket_sizes, nearest
 from ldm.data.captions import View, compose, draw_view, plain_view
-from ldm.data.parquet import read_parquet
+from ldm.data.parquet import Row, read_parquet
 from ldm.data.position import Draw
 from ldm.data.record import MOST_FAULTS, Listing, Record, shown
 from ldm.data.records import CaptionSource, read_records
 from ldm.data.tar import PIPE, expand, read_tars
 from ldm.data.variety import Variety
 
+HOLD_MANY = (".parquet", ".tar")  # files that are data sets of their own
 CONTAINERS = ("*.parquet", "*/*.parquet", "*.tar")  # looked for in a folder
 report = logging.getLogger(__name__).warning  # to stderr, one line for each fault, unless an application says otherwise
 named_already: set[str] = set()  # what cannot be used, as far as this process said it
@@ -155,16 +157,19 @@ class ImageFolder(Dataset[Sample]):
                     continue  # it is named when it is decoded
         return found
 
-    def readable(self) -> list[int]:
-        """The indices of the pictures that can be decoded; the others are named. Decodes everything."""
-        found = []
+    @cached_property
+    def groups(self) -> list[int] | None:
+        """How many pictures in a row come in one read of their file; None where each is read by itself."""
+        rows = [(record.path, record.inside.group) for record in self.records if isinstance(record.inside, Row)]
+        return [len(list(group)) for _, group in groupby(rows)] or None
+
+    def readable(self) -> Iterator[Sample]:
+        """Every picture that can be decoded, plain, in order, one at a time; the others are named."""
         for index in range(len(self)):
             try:
-                self.pixels(index)
-                found.append(index)
+                yield self[index]
             except ValueError as error:
                 self._name(index, error)
-        return found
 
     def problems(self) -> Iterator[str]:
         """Decode everything: one line for each unreadable picture and each fault of the listing."""
@@ -208,7 +213,7 @@ def read_listing(spec: FolderSpec, most: float = MOST_FAULTS) -> Listing:
     if len(paths) == 1 and paths[0].is_dir():
         paths = next(filter(None, (sorted(paths[0].glob(name)) for name in CONTAINERS)), paths)
     missing = [path for path in paths if not path.is_file()]
-    if paths and paths[0].suffix in (".parquet", ".tar") and missing:
+    if paths and paths[0].suffix in HOLD_MANY and missing:
         raise ValueError(f"{shown(missing[0])}: no such file")
     if paths and paths[0].suffix == ".parquet":
         return read_parquet(paths, captions, most)
@@ -270,15 +275,6 @@ def size_of(record: Record) -> Size:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{record.name}: the picture cannot be read: {error}") from error
     return (width, height) if turned else (height, width)
-
-
-def read_pixels(path: Path, size: int) -> UInt8[np.ndarray, "h w c"]:
-    """Decode a picture file in any format that Pillow reads, upright, fitted to (size, size, 3 or 4) uint8.
-
-    Raises:
-        ValueError: the file is no picture, it is damaged, or it has several frames.
-    """
-    return decode(path, (size, size), shown(path))
 
 
 def decode(source: Path | BytesIO, size: Size, name: str) -> UInt8[np.ndarray, "h w c"]:

@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ldm.data.position import WINDOW
 from ldm.data.record import MOST_FAULTS, Fault, Listing, Record, caption_of, check_share, class_numbers, shown
 
 
@@ -115,6 +116,7 @@ def _open(path: Path) -> Any:
         raise ValueError(f"{shown(path)}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
 
 
-@lru_cache(maxsize=2)  # a group is hundreds of pictures; rows are mostly read in order
+# A group is hundreds of pictures. Of those that `through_parts` mixes one may be done when the next is begun.
+@lru_cache(maxsize=WINDOW + 1)
 def _group(path: Path, group: int, column: str) -> Any:
     return _open(path).read_row_group(group, columns=[column]).column(column)

@@ -38,6 +38,7 @@ class ResumableSampler(Sampler[int]):
         world: processes.
         parts: items of each part of the data set, laid end to end; the first epoch then goes through the parts in turn,
             as `through_parts`, and the others are plain permutations.
+        always: every epoch goes through the parts: where a part is read as a whole each time, not the first time only.
 
     Raises:
         ValueError: a number is out of range.
@@ -52,6 +53,7 @@ class ResumableSampler(Sampler[int]):
         rank: int = 0,
         world: int = 1,
         parts: Sequence[int] | None = None,
+        always: bool = False,
     ):
         if n < 1:
             raise ValueError(f"n: {n} pictures to sample from; at least 1 is needed")
@@ -61,7 +63,8 @@ class ResumableSampler(Sampler[int]):
             raise ValueError(f"rank: {rank} is outside 0 to {world - 1} for world {world}")
         if parts is not None and sum(parts) != n:
             raise ValueError(f"parts: they have {sum(parts)} items together, not {n}")
-        self.n, self.seed, self.start, self.rank, self.world, self.parts = n, seed, start, rank, world, parts
+        self.n, self.seed, self.start, self.rank, self.world = n, seed, start, rank, world
+        self.parts, self.always = parts, always
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
     def index(self, position: int) -> int:
@@ -87,7 +90,7 @@ class ResumableSampler(Sampler[int]):
 
     def _permutation(self, epoch: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(fold(self.seed, "epoch", epoch))
-        if epoch == 0 and self.parts is not None:
+        if self.parts is not None and (self.always or epoch == 0):
             return through_parts(self.parts, generator)
         return torch.randperm(self.n, generator=generator)
 

@@ -59,11 +59,6 @@ def read_records(root: Path, captions: CaptionSource = "auto", most: float = MOS
     return Listing(records=records, classes=classes, faults=faults)
 
 
-def pictures_below(root: Path) -> list[Path]:
-    """All picture files below `root`, sorted; hidden files and folders are not looked at."""
-    return [Path(path) for path in _walk(root)[0]]
-
-
 def metadata_file(root: Path) -> Path | None:
     """The folder's metadata file, if it has one.
 
@@ -76,13 +71,40 @@ def metadata_file(root: Path) -> Path | None:
     return found[0] if found else None
 
 
+def has_metadata(root: Path) -> bool:
+    """Whether the folder has a metadata file.
+
+    Raises:
+        ValueError: it has both kinds, or folders in it have one: they are data sets, and it is none.
+    """
+    if metadata_file(root):
+        return True
+    inner = sorted(path.parent for name in METADATA for path in root.glob(f"*/{name}"))
+    if inner:
+        raise ValueError(f"{root}: has no metadata of its own, but {inner[0].name}/ has; give path {inner[0]}")
+    return False
+
+
 def _walk(root: Path) -> tuple[list[str], set[str]]:
-    """Pictures, sorted, and text files below `root`; one look at each folder, none at each file."""
+    """Pictures, sorted, and text files below `root`; one look at each folder, none at each file.
+
+    Links to folders are followed, after all that lies there itself, and no folder is looked into twice: a link may lead
+    back to a folder that it is in.
+    """
     pictures: list[str] = []
     texts: set[str] = set()
-    folders, here = [str(root)], f".{os.sep}"  # Path leaves that out
-    while folders:
-        with os.scandir(folders.pop()) as entries:
+    folders, links, met = [str(root)], list[str](), set[Path]()
+    here = f".{os.sep}"  # Path leaves that out
+    while folders or links:
+        if not folders:
+            links.sort(reverse=True)
+            folders.append(links.pop())
+        folder = folders.pop()
+        real = Path(folder).resolve()
+        if real in met:
+            continue
+        met.add(real)
+        with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
@@ -93,6 +115,8 @@ def _walk(root: Path) -> tuple[list[str], set[str]]:
                     texts.add(entry.path.removeprefix(here))
                 elif entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
+                elif entry.is_symlink() and Path(entry.path).is_dir():  # False too where links lead in a circle
+                    links.append(entry.path)
     return sorted(pictures, key=lambda path: path.split(os.sep)), texts  # noqa: PTH206 (a Path costs more)
 
 
@@ -101,11 +125,8 @@ def _text_beside(path: str) -> str:
 
 
 def _detect(root: Path, pictures: list[str], texts: set[str]) -> CaptionSource:
-    if metadata_file(root):
+    if has_metadata(root):
         return "metadata"
-    inner = sorted(path.parent for name in METADATA for path in root.glob(f"*/{name}"))
-    if inner:
-        raise ValueError(f"{root}: has no metadata of its own, but {inner[0].name}/ has; give path {inner[0]}")
     if any(_text_beside(path) in texts for path in pictures):
         return "text"
     if all(os.sep in path.removeprefix(str(root) + os.sep) for path in pictures):

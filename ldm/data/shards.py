@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -155,6 +156,10 @@ class Shards:
     def __init__(self, folder: Path):
         self.folder = folder
         self._open: OrderedDict[int, Tensors] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which maps what it reads itself."""
+        return {"folder": self.folder, "_open": OrderedDict()}
 
     def __getitem__(self, number: int) -> Tensors:
         """The tensors of a shard, mapped; the one that was not used for longest is let go.

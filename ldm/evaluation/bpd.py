@@ -101,9 +101,9 @@ def stage_one(
     """
     if not bool((posterior.var > 0).all()):
         raise ValueError("posterior: it has a variance of 0; for diffusion on pixels leave the first stage out")
-    var = posterior.var.double().expand(posterior.mean.shape)
+    var = posterior.var.cpu().double().expand(posterior.mean.shape)
     entropy = 0.5 * (math.log(2 * math.pi * math.e) + var.log()).flatten(1).sum(1)
-    return StageOne(likelihood.nll(image, decode(z)).cpu(), -entropy.cpu())
+    return StageOne(likelihood.nll(image, decode(z)).cpu(), -entropy)
 
 
 @torch.no_grad()
@@ -142,7 +142,7 @@ def estimated_terms(
         if values is not None:
             first = schedule(torch.full_like(u, 0.0 if steps is None else 1 / steps))
             recon = recon_term(z, first_decoder(q_sample(z, eps, first), first), values)
-        found.append(torch.stack([recon, terms.prior, terms.denoise]).double().cpu())
+        found.append(torch.stack([recon, terms.prior, terms.denoise]).cpu().double())
     return ElboTerms(*torch.stack(found).mean(0).unbind())
 
 
@@ -163,7 +163,7 @@ def flow_terms(denoise: Denoiser, z: Latent, grid: TimeGrid, noise: NoiseStream,
     """
     last = grid.logsnr[-1].to(device=z.device, dtype=z.dtype).expand(len(z))
     z_first = q_sample(z, noise.normal(z.shape, like=z), last)
-    nats = ode_nll(denoise, z_first, grid, rademacher(noise, z, probes)).double().cpu()
+    nats = ode_nll(denoise, z_first, grid, rademacher(noise, z, probes)).cpu().double()
     nats = nats - 0.5 * z[0].numel() * F.logsigmoid(grid.logsnr[-1])
     return ElboTerms(nats, torch.zeros_like(nats), torch.zeros_like(nats))
 

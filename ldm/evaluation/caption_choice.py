@@ -111,7 +111,7 @@ def right(
         conds = [model.condition([question.captions[k] for question in part]) for k in range(len(part[0].captions))]
         with autocast(device):
             scores = which_caption(model.denoise, x0, conds, model.schedule, noise, draws=DRAWS, weight=SimpleV())
-        found.append((scores.best == 0).double())
+        found.append((scores.best == 0).cpu().double())
     return torch.cat(found)
 
 

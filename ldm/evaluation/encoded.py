@@ -13,7 +13,8 @@ from ldm.core.images import to_float, to_uint8
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.shapes import Image, Latent
 from ldm.data.captions import WHITE, compose
-from ldm.data.folder import FolderSpec, ImageFolder, read_pixels
+from ldm.data.folder import HOLD_MANY, FolderSpec, ImageFolder, pixels_of
+from ldm.data.record import Record
 from ldm.nets.cond import Cond
 
 
@@ -58,7 +59,8 @@ def read_pictures(paths: Sequence[Path], size: int, count: int | None = None, se
     """`count` pictures drawn at random from folders and files, or all, over white.
 
     Args:
-        paths: folders in a layout of `ldm.data.records`, or picture files, which have no caption.
+        paths: data sets as `FolderSpec` has them, folders, Parquet files or tar shards, or picture files, which have
+            no caption.
         size: side, pixels; others are resized and cropped.
         count: None is all of them.
         seed: of the choice.
@@ -68,20 +70,20 @@ def read_pictures(paths: Sequence[Path], size: int, count: int | None = None, se
     """
     if count is not None and count < 1:
         raise ValueError(f"samples: {count} pictures; give at least one")
-    found: list[tuple[Path, str]] = []
+    found: list[Record] = []
     for path in paths:
-        if path.is_dir():
-            records = ImageFolder(FolderSpec(path=str(path), size=size)).records
-            found += [(record.path, str(record.columns["caption"])) for record in records]
+        if path.is_dir() or path.suffix in HOLD_MANY:
+            found += ImageFolder(FolderSpec(path=str(path), size=size)).records
         else:
-            found.append((path, ""))
+            found.append(Record(path=path, columns={"caption": ""}))
     if not found:
         raise ValueError("data: no pictures given; give a folder or picture files")
     if count is not None and count < len(found):
         found = [found[i] for i in sorted(random.Random(fold(seed, "pictures")).sample(range(len(found)), count))]
-    images = torch.stack([compose(read_pixels(path, size), WHITE) for path, _ in found])
+    images = torch.stack([compose(pixels_of(record, (size, size)), WHITE) for record in found])
     eight_bits = to_float(to_uint8(images))  # what lies over white need not be on the 256 values
-    return Pictures(eight_bits, tuple(caption for _, caption in found), tuple(str(path) for path, _ in found))
+    captions = tuple(str(record.columns["caption"]) for record in found)
+    return Pictures(eight_bits, captions, tuple(record.name for record in found))
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ldm.core.precision import in_float64
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoiser
 from ldm.process.grid import TimeGrid
@@ -119,7 +120,7 @@ def best_paths(exact: Trajectories, most: int, power: float) -> list[tuple[float
 
 def rms(x: Tensor) -> float:
     """Root mean square of all numbers."""
-    return x.double().square().mean().sqrt().item()
+    return in_float64(x).square().mean().sqrt().item()
 
 
 def _traced(last: int, came_from: list[Tensor], levels: tuple[float, ...]) -> tuple[float, ...]:
@@ -134,8 +135,8 @@ def _traced(last: int, came_from: list[Tensor], levels: tuple[float, ...]) -> tu
 def _misses(exact: Trajectories) -> tuple[Tensor, Tensor]:
     """Root mean square misses of the first step to each node (n) and of later ones (i, j, n); inf where impossible."""
     nodes = len(exact.levels) - 1
-    rows = torch.cat([exact.at.flatten(1), exact.estimate.flatten(1)]).double()
-    gram = rows @ rows.T / rows.shape[1]
+    rows = in_float64(torch.cat([exact.at.flatten(1), exact.estimate.flatten(1)]))
+    gram = (rows @ rows.T).cpu() / rows.shape[1]
     x, m = torch.arange(nodes + 1), nodes + 1 + torch.arange(nodes)
     first = torch.full((nodes + 1,), math.inf, dtype=torch.float64)
     first[1:] = _left(gram, torch.stack([x[0], m[0]]), x[1:])
@@ -156,7 +157,7 @@ def _left(gram: Tensor, known: Tensor, goals: Tensor) -> Tensor:
 
 
 def _least_squares(terms: Sequence[Latent], goal: Latent) -> Tensor:
-    rows = torch.stack([term.flatten() for term in terms]).double().cpu()
+    rows = torch.stack([term.flatten() for term in terms]).cpu().double()
     matrix = rows @ rows.T
     matrix = matrix + RIDGE * matrix.diagonal().mean() * torch.eye(len(rows), dtype=torch.float64)
-    return torch.linalg.solve(matrix, rows @ goal.flatten().double().cpu())
+    return torch.linalg.solve(matrix, rows @ goal.flatten().cpu().double())

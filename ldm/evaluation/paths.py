@@ -46,7 +46,7 @@ def level_errors(denoise: Denoiser, x0: Latent, levels: Levels, noise: NoiseStre
     for level in _checked(levels).tolist():
         logsnr = torch.full((len(x0),), level, dtype=dtype, device=x0.device)
         error = denoise(q_sample(x0, noise.normal(x0.shape, like=x0), logsnr), logsnr).x0 - x0
-        columns.append((error**2).flatten(1).sum(1).double().cpu())
+        columns.append((error**2).flatten(1).sum(1).cpu().double())
     return torch.stack(columns, dim=1)
 
 
@@ -181,7 +181,7 @@ def path_terms(
         s, t = visited[i - 1].expand(len(x0)), visited[i].expand(len(x0))
         denoising = denoising + step_term(seen[:, i], s, t, size, variance)
     recon = decode_term(seen[:, 0], visited[0].expand(len(x0)), size, variance)
-    return ElboTerms(recon, prior_term(x0.double().cpu(), visited[-1].expand(len(x0))), denoising)
+    return ElboTerms(recon, prior_term(x0.cpu().double(), visited[-1].expand(len(x0))), denoising)
 
 
 def _step_variance(variance: Variance, logsnr_s: PerImage, logsnr_t: PerImage) -> PerImage | None:

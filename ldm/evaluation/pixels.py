@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from ldm.core.gaussian import Gaussian, discretised_log_prob, log_prob
+from ldm.core.precision import in_float64
 from ldm.core.shapes import Image, PerImage
 
 Kind = Literal["gaussian", "laplace"]
@@ -39,7 +40,7 @@ class PixelLikelihood:
 
     def nll(self, x: Image, x_hat: Image) -> PerImage:
         """-log p(x | z) (b,), nats, float64. With `levels`, `x` must lie on those values."""
-        x, x_hat = x.double(), x_hat.double()
+        x, x_hat = in_float64(x), in_float64(x_hat)
         if self.kind == "gaussian":
             g = Gaussian(x_hat, torch.full_like(x_hat, self.scale**2))
             return -log_prob(g, x) if self.levels is None else -discretised_log_prob(g, x, self.levels)
@@ -53,7 +54,7 @@ def measured_scale(kind: Kind, x: Image, x_hat: Image) -> float:
 
     Measured on the pictures that are then scored it flatters them by the cost of sending one number.
     """
-    difference = (x - x_hat).double()
+    difference = in_float64(x - x_hat)
     return float(difference.square().mean().sqrt() if kind == "gaussian" else difference.abs().mean())
 
 

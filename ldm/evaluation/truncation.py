@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ldm.core.precision import in_float64
 from ldm.core.shapes import Latent
 from ldm.denoiser import Denoiser
 from ldm.evaluation.paths import Levels
@@ -59,5 +60,5 @@ def truncation_table(at: Trajectory, estimate: Trajectory, levels: Levels) -> Co
     for t in range(1, count):
         for s in range(t):
             landed = step(at[t], estimate[t], logsnr[t].item(), logsnr[s].item())
-            table[t, s] = (landed - at[s]).double().square().mean().sqrt().item()
+            table[t, s] = in_float64(landed - at[s]).square().mean().sqrt().item()
     return table

@@ -101,7 +101,7 @@ def which_caption(
         x_t = q_sample(x0, noise.normal(x0.shape, like=x0), level)
         weights = weigh(level, schedule.slope(t))
         errors = [((denoise(x_t, level, cond).x0 - x0) ** 2).flatten(1).sum(1) for cond in conds]
-        columns.append(torch.stack([weights * error for error in errors], dim=1).double().cpu())
+        columns.append(torch.stack([weights * error for error in errors], dim=1).cpu().double())
     return CaptionScores(torch.stack(columns, dim=2))
 
 

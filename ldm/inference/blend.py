@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ldm.core.precision import in_float64
 from ldm.core.shapes import Latent, PerImage, expand_like
 from ldm.nets.cond import Cond
 
@@ -56,14 +57,13 @@ def slerp(a: Latent, b: Latent, share: PerImage) -> Latent:
         b: (b, *d).
         share: (b,) in [0, 1]; 0 is `a` and 1 is `b` to the bit.
     """
-    flat_a, flat_b = a.flatten(1).double(), b.flatten(1).double()
-    cosine = torch.cosine_similarity(flat_a, flat_b, dim=1).clamp(-1, 1)
-    omega, share = cosine.arccos(), share.double()
+    given, a, b, share = a, in_float64(a), in_float64(b), in_float64(share)
+    omega = torch.cosine_similarity(a.flatten(1), b.flatten(1), dim=1).clamp(-1, 1).arccos()
     curved = omega.sin() > 1e-6  # else the line and the arc are one
     sine = torch.where(curved, omega.sin(), 1)
     of_a = torch.where(curved, ((1 - share) * omega).sin() / sine, 1 - share)
     of_b = torch.where(curved, (share * omega).sin() / sine, share)
-    return (expand_like(of_a, a) * a + expand_like(of_b, b) * b).to(a.dtype)
+    return (expand_like(of_a, a) * a + expand_like(of_b, b) * b).to(given)
 
 
 def between(a: Cond, b: Cond, share: PerImage) -> Cond:

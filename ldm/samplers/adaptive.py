@@ -82,10 +82,10 @@ class _Reports:
 def _between(
     denoise: Denoiser, x: Latent, first: float, last: float, rtol: float, atol: float, seen: _Reports
 ) -> Latent:
-    level = torch.full((len(x),), first, dtype=torch.float64, device=x.device)
+    level = torch.full((len(x),), first, dtype=torch.float64)
     length = torch.full_like(level, 2 * FIRST)
     for _ in range(LIMIT // 2):
-        slowest = level.min().item()  # waits for the device, as every adaptive method must
+        slowest = level.min().item()
         if slowest >= last:
             return x
         if not math.isfinite(length.sum().item()):  # what the network said is no number: so is the result
@@ -99,7 +99,8 @@ def _between(
         low = _moved(x, x0_hat, level, s, active)
         high = _moved(x, denoise(_moved(x, x0_hat, level, middle, active), _told(middle, x)).x0, level, s, active)
         allowed = (atol + rtol * torch.maximum(low.abs(), x.abs())).clamp(min=1e-30)
-        error = ((high - low) / allowed).flatten(1).double().square().mean(1).sqrt()
+        error = ((high - low) / allowed).flatten(1).cpu()  # waits for the device, as every adaptive method must
+        error = error.double().square().mean(1).sqrt()
         taken = active & (error <= 1)
         x = torch.where(_rows(taken, x), high, x)
         level = torch.where(taken, s, level)
@@ -124,8 +125,8 @@ def _moved(x: Latent, x0_hat: Latent, t: Tensor, s: Tensor, active: Tensor) -> L
 
 
 def _rows(mask: Tensor, x: Latent) -> Tensor:
-    return mask.reshape(-1, *([1] * (x.ndim - 1)))
+    return mask.to(x.device).reshape(-1, *([1] * (x.ndim - 1)))
 
 
 def _told(level: LogSNR, x: Latent) -> LogSNR:
-    return level.to(torch.promote_types(x.dtype, torch.float32))
+    return level.to(torch.promote_types(x.dtype, torch.float32)).to(x.device)

@@ -84,11 +84,12 @@ def ends(logsnr_t: Level, logsnr_s: Level) -> tuple[Tensor, Tensor]:
 def times(coefficient: Tensor, x: Latent) -> Latent:
     """Coefficient times latent, in the dtype of `x`.
 
-    A scalar coefficient stays on the CPU: the device takes it as a kernel argument, with no copy to wait for.
+    A scalar coefficient stays on the CPU: the device takes it as a kernel argument, with no copy to wait for. Those of
+    each image may be there too; they are narrowed before they leave it, as not every device has float64.
     """
     if coefficient.ndim == 0:
         return coefficient * x
-    return expand_like(coefficient, x).to(x.dtype) * x
+    return expand_like(coefficient.to(x.dtype).to(x.device), x) * x
 
 
 def fresh(noise: NoiseStream | None, x: Latent) -> Latent:

@@ -175,7 +175,7 @@ def single_level_draws(denoise: Denoiser, x0: Latent, schedule: Schedule, noise:
         level, eps = schedule(t), noise.normal(x0.shape, like=x0)
         x0_hat = denoise(q_sample(x0, eps, level), level).x0
         columns.append(denoise_term_continuous(x0, x0_hat, level, schedule.slope(t)))
-    return torch.stack(columns, dim=1).double().cpu()
+    return torch.stack(columns, dim=1).cpu().double()
 
 
 def variance(draws: Draws) -> tuple[float, float]:

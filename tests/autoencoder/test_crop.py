@@ -1,12 +1,16 @@
 """What stage 1 sees of its pictures."""
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from autoencoder.config import AutoencoderConfig, AutoencoderDataSpec
 from autoencoder.crop import train_view
+from autoencoder.data import train_loader, val_loader
 from autoencoder.model import AutoencoderSpec
 
 
@@ -51,3 +55,36 @@ def test_impossible_squares_are_refused():
         AutoencoderDataSpec(whole=1.5)
     with pytest.raises(ValueError, match="data.crop: 60 is not divisible by 8"):
         AutoencoderConfig(model=AutoencoderSpec(), data=AutoencoderDataSpec(crop=60))
+
+
+def drawn(folder, count=4):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        Image.new("RGBA", (16, 16), (60 * i, 0, 0, 0)).save(folder / f"{i}.png")
+    return folder
+
+
+def reading(root, *, val=None):
+    data = AutoencoderDataSpec(train=str(root), val=(str(val or root),), size=16, batch=4)
+    return AutoencoderConfig(model=AutoencoderSpec(mult=(1,), patch=2), data=data)
+
+
+def test_pictures_need_no_captions(tmp_path):
+    config = reading(drawn(tmp_path))
+    (tmp_path / "1.txt").write_text("only one has a caption")
+    assert sorted(next(iter(train_loader(config, 0))).index.tolist()) == [0, 1, 2, 3]
+    assert [batch.image.shape for batch in val_loader(config)] == [(4, 3, 16, 16)]
+
+
+def test_names_in_metadata_give_grounds_of_many_colours(tmp_path):
+    rows = [{"file_name": f"{i}.png", "caption": "x", "name": "dot", "style": "flat"} for i in range(4)]
+    (drawn(tmp_path) / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    batches = iter(train_loader(reading(tmp_path), 0))
+    grounds = {tuple(image[:, 0, 0].tolist()) for _ in range(10) for image in next(batches).image}
+    assert len(grounds) > 2
+
+
+def test_a_folder_of_data_sets_is_none(tmp_path):
+    (drawn(tmp_path / "train") / "metadata.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"no metadata of its own, but train/ has; give path .*train$"):
+        train_loader(reading(tmp_path), 0)

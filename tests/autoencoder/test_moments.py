@@ -1,12 +1,20 @@
 """Latent moments: those of all latents at once, however they are batched."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from autoencoder import fit as fitting
+from autoencoder.config import AutoencoderConfig, AutoencoderDataSpec
+from autoencoder.model import AutoencoderSpec
+from autoencoder.module import AutoencoderTraining
 from autoencoder.stats import MomentsMeter
 from ldm.core.gaussian import Gaussian
+from ldm.data import folder
 
 
 def posteriors(images: int, offset: float = 0.0, dtype=torch.float64) -> Gaussian:
@@ -52,3 +60,35 @@ def test_batching_does_not_matter(sizes):
 def test_nothing_measured_is_an_error():
     with pytest.raises(ValueError, match="no picture"):
         MomentsMeter(3).moments()
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "data").mkdir()
+    for i in range(5):
+        Image.new("RGB", (16, 16), (50 * i, 0, 0)).save(tmp_path / "data" / f"{i}.png")
+    (tmp_path / "data" / "2.png").write_text("no picture")
+    model = AutoencoderSpec(latent_channels=2, channels=8, mult=(1,), blocks=1, patch=2, norm_groups=4)
+    data = AutoencoderDataSpec(train=f"{tmp_path}/data", val=(f"{tmp_path}/data",), size=16)
+    return AutoencoderConfig(model=model, data=data)
+
+
+def test_every_picture_is_decoded_once_to_be_measured(config, monkeypatch):
+    decoded, decode = [], folder.decode
+    monkeypatch.setattr(folder, "decode", lambda *given: decoded.append(given[0].name) or decode(*given))
+    module = AutoencoderTraining(config)
+    found = fitting._measured(module, config)
+    assert found.images == 4 and sorted(decoded) == [f"{i}.png" for i in range(5)]
+    images = torch.stack([(torch.full((3, 16, 16), 0.0) - 1) for _ in range(4)])
+    images[:, 0] += torch.tensor([0.0, 50, 150, 200])[:, None, None] / 127.5
+    assert found == measure(module.model.encode(images), [4])
+
+
+def test_latents_are_measured_where_training_was(config, tmp_path, monkeypatch):
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("meta")))
+    monkeypatch.setattr(fitting, "make_trainer", lambda *_, **__: trainer)
+    monkeypatch.setattr(fitting, "train", lambda _, module, *__: module.cpu())  # as Lightning does at its end
+    where = []
+    monkeypatch.setattr(fitting, "export", lambda module, _, path, *__: where.append(module.device) or path)
+    fitting.fit(config, tmp_path)
+    assert where == [torch.device("meta")]

@@ -1,7 +1,9 @@
 """A cache that is filled along: only what is needed is encoded, once, in an order that nothing else decides."""
 
+import pickle
 import threading
 import time
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -119,6 +121,24 @@ def test_workers_read_what_this_process_makes(root, tmp_path):
     for ours, theirs in zip(islice(loader, 6), batches(cache, 6), strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert counted.seen  # here, and not in a worker
+
+
+def test_workers_that_are_spawned_read_too(root, tmp_path):
+    cache, words = growing(root, tmp_path), ["encoders", "are often closures"]
+
+    def text(captions):
+        return {"tokens": torch.full((len(captions), 2), len(words))}
+
+    cache._encoders = replace(cache._encoders, text=text)  # nothing that goes to another process
+    whole = batches(cache, PICTURES // BATCH)
+    copy = pickle.loads(pickle.dumps(cache))
+    assert len(pickle.dumps(cache)) < 100_000  # none of the shards that are open here
+    assert all(torch.equal(tensor, cache[3][name]) for name, tensor in copy[3].items())
+    needed = AsNeeded(cache, order_of(cache), 0, World())
+    options = {"num_workers": 1, "multiprocessing_context": "spawn"}
+    loader = iter(DataLoader(cache, batch_sampler=needed, collate_fn=collated, **options))
+    for ours, theirs in zip(islice(loader, 2), whole, strict=False):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_cut_shard_is_made_again(root, tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ldm.core.distributed import World
 from ldm.data.buckets import BucketOrder, bucket_sizes, kept_share, nearest
-from ldm.data.folder import FolderSpec, ImageFolder, read_pixels
+from ldm.data.folder import FolderSpec, ImageFolder, decode
 from ldm.data.position import Shared
 
 units = st.sampled_from([8, 16, 32, 64])
@@ -61,7 +61,7 @@ def test_turned_phone_pictures_go_to_their_upright_bucket(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     folder = ImageFolder(FolderSpec(path=str(tmp_path), size=64, unit=16))
     height, width = folder.pixels(0).shape[:2]
-    assert height > width and read_pixels(tmp_path / "a.jpg", 32).shape[:2] == (32, 32)
+    assert height > width and decode(tmp_path / "a.jpg", (32, 32), "a").shape[:2] == (32, 32)
 
 
 counts = st.lists(st.integers(1, 40), min_size=1, max_size=5)

@@ -67,13 +67,38 @@ def test_the_contact_sheet_shows_the_pictures(tmp_path):
         assert np.asarray(sheet).std() > 20
 
 
+def test_a_sheet_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    findings = check(FolderSpec(path=str(messy(tmp_path / "x")), size=64), unit=16)
+    sheet = tmp_path / "sheet.png"
+    sheet.write_bytes(b"the one before")
+
+    def full(image, file, *options):
+        (file.write if hasattr(file, "write") else file.write_bytes)(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        contact_sheet(findings, sheet)
+    assert sheet.read_bytes() == b"the one before"
+
+
+def test_captions_are_reported_as_they_are(tmp_path):
+    for i in range(2):
+        blobs(i).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text("a//b/./c\nd")
+    lines = list(check(FolderSpec(path=str(tmp_path), size=64), unit=16).lines())
+    assert "  2 pictures: a//b/./c\\nd" in lines
+
+
 def test_the_script_reports_and_refuses_in_one_line(tmp_path):
-    def run(*options):
-        command = [sys.executable, "scripts/check_data.py", *map(str, options), "--sheet", str(tmp_path / "s.png")]
+    def run(*options, sheet="s.png"):
+        command = [sys.executable, "scripts/check_data.py", *map(str, options), "--sheet", str(tmp_path / sheet)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     done = run(messy(tmp_path / "x"), "--size", 64, "--unit", 16)
     assert done.returncode == 0 and "21 pictures can be used, 4 things cannot" in done.stdout, done.stderr
+    done = run(tmp_path / "x", "--size", 64, "--unit", 16, sheet="x/p9.png/s.png")  # the report is not lost with it
+    assert done.returncode == 2 and "21 pictures can be used" in done.stdout and len(done.stderr.splitlines()) == 1
     (tmp_path / "empty").mkdir()
     for options, message in (
         ([tmp_path / "empty"], "no pictures found"),

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import tarfile
+from functools import lru_cache
 
 import numpy as np
 import pyarrow
@@ -13,11 +14,15 @@ import pytest
 import torch
 from PIL import Image
 
+from autoencoder.config import AutoencoderConfig, AutoencoderDataSpec
+from autoencoder.data import train_loader
 from ldm.core.gaussian import Gaussian
+from ldm.data import parquet
 from ldm.data.folder import FolderSpec, ImageFolder
 from ldm.data.latents import LatentCache
 from ldm.data.shards import Encoders
 from ldm.data.tar import expand
+from ldm.evaluation.encoded import read_pictures
 
 
 def png(shade):
@@ -69,6 +74,22 @@ def test_parquet_as_it_is_published(tmp_path):
     assert shades(open_folder(tmp_path / "data" / "train-00000-of-00001.parquet")) == list(range(7))
 
 
+def test_training_reads_a_group_of_rows_about_once_an_epoch(tmp_path, monkeypatch):
+    for part in range(4):
+        write_parquet(tmp_path / f"{part}.parquet", ["x"] * 24)
+    config = AutoencoderConfig(data=AutoencoderDataSpec(train=str(tmp_path), val=(), size=16, batch=8))
+    folder = train_loader(config, 0).dataset
+    assert folder.groups == [3] * 32
+    read, group = [], parquet._group.__wrapped__
+    counted = lru_cache(parquet._group.cache_info().maxsize)(lambda *where: read.append(where) or group(*where))
+    monkeypatch.setattr(parquet, "_group", counted)
+    for steps_done in (0, 12):  # the second epoch too, by a run that goes on
+        read.clear()
+        shown = [batch.index for batch, _ in zip(train_loader(config, steps_done), range(12), strict=False)]
+        assert sorted(torch.cat(shown).tolist()) == list(range(96))
+        assert len(read) <= 40  # of 32 groups; in an order of its own nearly every picture would read one
+
+
 def test_faults_of_parquet_are_named(tmp_path):
     path = tmp_path / "a.parquet"
     write_parquet(path, [*["x"] * 10, None, *["x"] * 10])
@@ -97,6 +118,19 @@ def test_tar_shards_are_read_in_any_order(tmp_path):
         folder = open_folder(path)
         assert shades(folder) == list(range(5))
         assert folder[4].caption == "number 4" and folder[1].caption == "number 1"
+
+
+@pytest.mark.parametrize("path", ["rows", "rows/a.parquet", "shards", "shards/{0..1}.tar"])
+def test_pictures_to_measure_may_lie_in_containers(tmp_path, path):
+    (tmp_path / "rows").mkdir()
+    write_parquet(tmp_path / "rows" / "a.parquet", [f"number {i}" for i in range(5)])
+    write_tar(tmp_path / "shards" / "0.tar", pairs(3))
+    write_tar(tmp_path / "shards" / "1.tar", pairs(2, 3))
+    (tmp_path / "alone.png").write_bytes(png(200))
+    found = read_pictures([tmp_path / path, tmp_path / "alone.png"], 16)
+    assert [round((float(image.mean()) + 1) * 127.5) for image in found.images] == [0, 10, 20, 30, 40, 200]
+    assert found.captions == (*(f"number {i}" for i in range(5)), "")
+    assert len(set(found.names)) == 6  # each says where in its file it is
 
 
 def test_tar_samples_with_json_and_labels(tmp_path):

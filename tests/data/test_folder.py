@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from ldm.data.folder import FolderSpec, ImageFolder, read_pixels
+from ldm.data.folder import FolderSpec, ImageFolder, decode
 from ldm.data.position import Draw, DrawSampler, ResumableSampler
 
 
@@ -23,6 +23,10 @@ def metadata(root, *rows):
 
 def open_folder(root, **options):
     return ImageFolder(FolderSpec(path=str(root), size=16, **options))
+
+
+def read_pixels(path, size):
+    return decode(path, (size, size), path.name)
 
 
 def test_metadata_jsonl(tmp_path):
@@ -58,6 +62,19 @@ def test_class_folders_are_captions_and_labels(tmp_path):
     assert folder.classes == ["cat", "golden_retriever"]
     found = [(sample.caption, sample.label) for sample in (folder[0], folder[1])]
     assert found == [("cat", 0), ("golden retriever", 1)]
+
+
+def test_links_to_folders_are_followed_and_none_is_read_twice(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    picture(root / "cat" / "a.png")
+    picture(elsewhere / "deep" / "b.png")
+    (root / "dog").symlink_to(elsewhere)
+    (root / "animal").symlink_to(root / "cat")  # there already
+    (elsewhere / "deep" / "up").symlink_to(root)  # a loop
+    (root / "circle").symlink_to(root / "circle")
+    (root / "gone").symlink_to(tmp_path / "gone")
+    found = [(sample.caption, sample.label) for sample in open_folder(root)]
+    assert found == [("cat", 0), ("dog", 1)]
 
 
 def test_no_captions_when_asked(tmp_path):

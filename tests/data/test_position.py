@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from ldm.data.position import Draw, DrawSampler, ResumableSampler
+from ldm.data.position import WINDOW, Draw, DrawSampler, ResumableSampler
 
 
 def take(iterable, count):
@@ -31,6 +31,19 @@ def test_processes_share_the_order_without_overlap(n, world, start):
     parts = [take(ResumableSampler(n, 3, start, rank=rank, world=world), 12) for rank in range(world)]
     merged = [index for group in zip(*parts, strict=True) for index in group]
     assert merged == take(ResumableSampler(n, 3, start), 12 * world)
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=30), start=st.integers(0, 300), epoch=st.integers(0, 3))
+def test_every_epoch_may_go_through_the_parts_and_goes_on_as_it_was(sizes, start, epoch):
+    n = sum(sizes)
+    whole = take(ResumableSampler(n, 3, parts=sizes, always=True), start + 50)
+    assert take(ResumableSampler(n, 3, start, parts=sizes, always=True), 50) == whole[start:]
+    order = take(ResumableSampler(n, 3, epoch * n, parts=sizes, always=True), n)
+    assert sorted(order) == list(range(n))
+    part_of = [part for part, rows in enumerate(sizes) for _ in range(rows)]
+    first = {part: place for place, part in reversed(list(enumerate(part_of[i] for i in order)))}
+    last = {part: place for place, part in enumerate(part_of[i] for i in order)}
+    assert all(sum(first[p] <= place <= last[p] for p in first) <= WINDOW + 1 for place in range(n))
 
 
 def test_epochs_and_seeds_differ():
