@@ -18,7 +18,7 @@ from ldm.core.checkpoints import steps_done, use_rate
 from ldm.core.config_io import dump_yaml, to_dict
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
-from ldm.core.optim import OptimSpec, adamw, scheduled
+from ldm.core.optim import OptimSpec, adamw, clip, scheduled
 from ldm.core.precision import AUTO
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.trainer import make_trainer, train
@@ -155,6 +155,10 @@ class ClassifierTraining(lightning.LightningModule):
         """After the optimiser, the average."""
         super().optimizer_step(*args, **kwargs)
         self.ema.update()
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Shorten gradients that are longer than the configured norm."""
+        clip(self.trainer, optimizer, self.config.optim)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the averaged weights."""

@@ -20,7 +20,7 @@ from ldm.config import DataSpec, RunConfig
 from ldm.core.checkpoints import use_rate
 from ldm.core.ema import Ema
 from ldm.core.images import grid as tiled
-from ldm.core.optim import OptimSpec, adamw, scheduled
+from ldm.core.optim import OptimSpec, adamw, clip, scheduled
 from ldm.core.precision import AUTO
 from ldm.core.rng import NoiseStream, fold
 from ldm.data.latents import Batch
@@ -191,6 +191,10 @@ class Distillation(lightning.LightningModule):
         """After the optimiser, the average."""
         super().optimizer_step(*args, **kwargs)
         self.ema.update()
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Shorten gradients that are longer than the configured norm."""
+        clip(self.trainer, optimizer, self.config.optim)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the averaged weights, and of the others only those that are trained."""

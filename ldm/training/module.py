@@ -8,7 +8,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm.build import Model
 from ldm.core.checkpoints import use_rate
@@ -17,7 +17,7 @@ from ldm.core.distributed import world
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
 from ldm.core.images import grid
-from ldm.core.optim import adamw, lay_out, scheduled
+from ldm.core.optim import adamw, clip, lay_out, scheduled
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.sharded import MESH, share_out
 from ldm.data.latents import OF_PICTURE, PICTURE, Batch
@@ -151,10 +151,7 @@ class LatentDiffusion(lightning.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Shorten gradients that are longer than the configured norm."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of float16: it has scaled the gradients
-        limit = self.model.config.optim.clip * (1.0 if scaler is None else scaler.get_scale())
-        # not by Lightning, which refuses a fused optimiser
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
+        clip(self.trainer, optimizer, self.model.config.optim)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the averaged weights, and of the others only those that are trained."""

@@ -1,12 +1,14 @@
 """The optimiser and the shape of its learning rate."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ldm.core.optim import OptimSpec, adamw, lay_out, scheduled
+from ldm.core.optim import OptimSpec, adamw, clip, lay_out, scheduled
 
 
 def test_the_rate_rises_stays_and_falls_to_zero():
@@ -72,3 +74,15 @@ def test_moments_that_lay_in_memory_otherwise_take_the_same_step():
     step(net, optimizer)
     step(other, another)
     assert torch.equal(net.weight, other.weight)
+
+
+@pytest.mark.parametrize("scale", [None, 8.0])
+def test_longer_gradients_are_shortened_to_the_norm_also_where_float16_has_scaled_them(scale):
+    net = nn.Linear(3, 2)
+    optimizer = adamw(net, OptimSpec())
+    scaler = None if scale is None else SimpleNamespace(get_scale=lambda: scale)
+    for weight in net.parameters():
+        weight.grad = torch.full_like(weight, 10.0)
+    clip(SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler)), optimizer, OptimSpec(clip=0.5))
+    norm = torch.cat([weight.grad.flatten() for weight in net.parameters()]).norm().item()
+    assert norm == pytest.approx(0.5 * (scale or 1.0), rel=1e-5)

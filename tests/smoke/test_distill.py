@@ -3,6 +3,7 @@
 import json
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import stages
@@ -141,6 +142,15 @@ def test_the_teacher_stays_and_the_student_learns(teacher, student, config):
     stage.loss(batch(teacher), NoiseStream([0])).mean().backward()
     assert all(p.grad is None for p in stage.teacher_net.parameters())
     assert all(p.grad is not None for name, p in stage.net.named_parameters() if name.startswith("distilled_embed"))
+
+
+def test_gradients_are_shortened_to_the_configured_norm(teacher, student, config):
+    stage = Distillation(student, teacher, GUIDANCE, replace(config, optim=replace(config.optim, clip=0.01)))
+    stage._trainer = SimpleNamespace(precision_plugin=None)
+    stage.loss(batch(teacher), NoiseStream([0])).mean().backward()
+    stage.configure_gradient_clipping(stage.configure_optimizers()["optimizer"])
+    gradients = [p.grad for p in stage.net.parameters() if p.grad is not None]
+    assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(0.01, rel=1e-3)
 
 
 @pytest.mark.parametrize(
