@@ -51,11 +51,14 @@ class OptimSpec:
 def adamw(module: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of `module`, decaying only those with two axes or more."""
     trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    parts = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    groups = [{"params": part, "weight_decay": decay} for part, decay in zip(parts, decays(spec), strict=True)]
     return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, fused=True)
+
+
+def decays(spec: OptimSpec) -> tuple[float, float]:
+    """Weight decay of the two groups of `adamw`: matrices and kernels, and what has one axis."""
+    return spec.weight_decay, 0.0
 
 
 def clip(trainer: Any, optimizer: torch.optim.Optimizer, spec: OptimSpec) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from ldm.build import Model
 from ldm.config import TimesSpec
 from ldm.core.bundle import save_bundle
-from ldm.core.checkpoints import steps_done, use_rate
+from ldm.core.checkpoints import steps_done, use_settings
 from ldm.core.config_io import dump_yaml, to_dict
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
@@ -165,9 +165,9 @@ class ClassifierTraining(lightning.LightningModule):
         checkpoint["ema"] = self.ema.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the averaged weights, at the configured learning rate."""
+        """Continue the averaged weights, with the optimiser as it is configured now."""
         self.ema.load_state_dict(checkpoint["ema"])
-        use_rate(checkpoint, self.config.optim)
+        use_settings(checkpoint, self.config.optim)
 
     def _classified(self, batch: Batch, noise: NoiseStream) -> tuple[Tensor, Tensor, Tensor]:
         """Mean cross-entropy (), whether each image was recognised (b,), and its time (b,)."""

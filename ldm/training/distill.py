@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldm.build import Model
 from ldm.config import DataSpec, RunConfig
-from ldm.core.checkpoints import use_rate
+from ldm.core.checkpoints import use_settings
 from ldm.core.ema import Ema
 from ldm.core.images import grid as tiled
 from ldm.core.optim import OptimSpec, adamw, clip, scheduled
@@ -203,9 +203,9 @@ class Distillation(lightning.LightningModule):
         checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if not n.startswith(frozen)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the averaged weights, at the configured learning rate."""
+        """Continue the averaged weights, with the optimiser as it is configured now."""
         self.ema.load_state_dict(checkpoint["ema"])
-        use_rate(checkpoint, self.config.optim)
+        use_settings(checkpoint, self.config.optim)
 
     def loss(self, batch: Batch, noise: NoiseStream) -> Tensor:
         """Error of each latent's noisy copy (b,)."""

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ldm.build import Model
-from ldm.core.checkpoints import use_rate
+from ldm.core.checkpoints import use_settings
 from ldm.core.compiled import CompiledSteps, cannot_compile
 from ldm.core.distributed import world
 from ldm.core.ema import Ema
@@ -160,12 +160,12 @@ class LatentDiffusion(lightning.LightningModule):
         checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n not in frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the averaged weights, at the configured learning rate."""
+        """Continue the averaged weights, with the optimiser as it is configured now."""
         missing = {name for name, p in self.named_parameters() if p.requires_grad} - checkpoint["state_dict"].keys()
         if missing:
             raise ValueError(f"checkpoint: {min(missing)} is missing; it is of another run, give another --out")
         self.ema.load_state_dict(checkpoint["ema"])
-        use_rate(checkpoint, self.model.config.optim)
+        use_settings(checkpoint, self.model.config.optim)
 
     def loss(self, batch: Batch, noise: NoiseStream, *, dropped: float) -> tuple[Tensor, Tensor]:
         """The recipe's loss of one noisy copy of every latent (b,) and the times t (b,) of the copies.
