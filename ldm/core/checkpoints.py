@@ -62,7 +62,9 @@ class WholeCheckpoints(TorchCheckpointIO):
                 _copy(path, partial)
             partial.replace(named)
             partial.unlink(missing_ok=True)  # which stays where both were one file already
-        for old in sorted(path.parent.glob("step-*.ckpt"))[: -self._keep if self._keep > 1 else None]:
+        # by age: in a folder that was begun again, or taken back to an older checkpoint, the new ones have lower steps
+        written = sorted(path.parent.glob("step-*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
+        for old in written[: -self._keep if self._keep > 1 else None]:
             old.unlink()
 
 
