@@ -134,6 +134,7 @@ def test_what_cannot_be_is_refused_in_one_line(finetune, model_folder, shapes, t
         (finetune(*words, "my cat"), "is to be one word"),
         (finetune("--stage", "autoencoder", changes=("data.cache=null",)), "config.data.cache: unknown key"),
         (finetune("--stage", "autoencoder", "--token", "x"), "--token: the autoencoder reads no captions"),
+        (finetune("--stage", "autoencoder", *words[:2]), "--method: the methods are ways to fine-tune stage 2"),
         (finetune(changes=("logger=wandb",), out=tmp_path / "w"), "needs the package wandb"),
     ]
     for (code, err, _), message in cases:
