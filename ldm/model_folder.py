@@ -101,12 +101,14 @@ def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], auto
         folder: made if missing.
         config: what the model was built from.
         weights: of `Model.stored()`.
-        autoencoder: the bundle of stage 1 that the latents came from.
+        autoencoder: the bundle of stage 1 that the latents came from; not read for diffusion on pixels, which has none.
 
     Raises:
         BundleError: the autoencoder's file cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if not config.codec.path:
+        return _save_net(folder, config, weights, build_codec(config.codec, folder)[1])
     bundle = load_bundle(autoencoder)
     half = {name: w.half() if w.is_floating_point() else w for name, w in bundle.weights.items()}
     save_bundle(folder / AUTOENCODER, bundle.config, half, **bundle.meta)
@@ -131,7 +133,7 @@ def save_sibling(folder: Path, config: RunConfig, weights: dict[str, Tensor], mo
         BundleError: the autoencoder's file cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shared = Path(os.path.relpath(model / AUTOENCODER, folder)).as_posix()
+    shared = Path(os.path.relpath(model / AUTOENCODER, folder)).as_posix() if config.codec.path else ""
     _, sha256 = build_codec(config.codec, model)
     stored = replace(config, codec=replace(config.codec, path=shared), storage="int8")
     return _save_net(folder, stored, weights, sha256)

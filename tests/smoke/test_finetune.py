@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from ldm.core import command
 from ldm.core.bundle import load_bundle, save_bundle
 from ldm.inference.adapters import add_words
-from ldm.model_folder import LDM, load_model
+from ldm.model_folder import AUTOENCODER, LDM, load_model
 from ldm.nets.lora import read_tensors
 
 QUICK = ("optim.steps=4", "optim.warmup=0", "optim.lr=0.01", "validate_every=4", "save_every=2", "data.batch=4")
@@ -114,6 +114,20 @@ def test_all_weights_are_learned_into_a_model_folder(method, finetune, txt2img, 
     assert load_model(out[-1]).sha256 != load_model(model_folder).sha256
     rows = (tmp_path / "run/prior/metadata.jsonl").read_text() if method == "dreambooth" else "a circle"
     assert "a circle" in rows and "sks" not in rows
+
+
+@pytest.mark.slow
+def test_a_model_of_pixels_is_trained_drawn_with_and_fine_tuned(finetune, txt2img, shapes, tmp_path):
+    pixels = ("net.in_channels=3", "net.out_channels=3", "optim.steps=2", "validate_every=2", "precision=32-true")
+    options = stages.ldm_options(shapes, '""', tmp_path / "ldm", *pixels)
+    folder = stages.finish(stages.start("train_ldm", *options)).splitlines()[-1]
+    assert not (Path(folder) / AUTOENCODER).exists() and load_model(folder).config.codec.path == ""
+    prompt = ("--prompt", "a red circle")
+    code, _, files = txt2img(*prompt, model=folder, out=tmp_path / "before")
+    assert code == 0 and Image.open(files[0]).size == (32, 32)
+    code, err, out = finetune("--method", "full", "--model", folder)
+    assert code == 0, err
+    assert txt2img(*prompt, model=out[-1], out=tmp_path / "after")[0] == 0
 
 
 def test_what_cannot_be_is_refused_in_one_line(finetune, model_folder, shapes, tmp_path):
