@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 from ldm.build import Model
 from ldm.core.checkpoints import steps_done
+from ldm.core.device import pick_device
 from ldm.core.distributed import World, join, world
 from ldm.core.lock import claimed
 from ldm.core.trainer import make_trainer, train
@@ -147,7 +148,8 @@ def _prior(config: FinetuneConfig, model: Model, captions: list[str], out: Path)
     if world().first:
         known = model.vocabulary.captions() if model.vocabulary and config.kept.captions is None else []
         wanted = prompts(config.kept, captions, config.subject, known, config.seed)
-        draw_prior(model, config.kept, wanted, config.seed, out)
+        draw_prior(model.to(pick_device("auto")), config.kept, wanted, config.seed, out)
+        model.to("cpu")  # as in the other processes; where weights are shared out, no device need hold all of them
     world().wait()
     return out / FOLDER
 
