@@ -27,6 +27,7 @@ from ldm.data.latents import Batch
 from ldm.denoiser import bind
 from ldm.inference.pipeline import Request, txt2img
 from ldm.nets.cond import Cond
+from ldm.nets.text import ClipSpec
 from ldm.process.conditionals import q_sample
 from ldm.process.weights import SimpleV
 from ldm.training.lessons import Guidance, Halving, Lesson, Shortcuts
@@ -111,7 +112,7 @@ def student_config(config: RunConfig, distill: DistillConfig) -> RunConfig:
 
     Raises:
         ValueError: the model predicts noise or score, from which no clean latent follows at pure noise; it learns its
-            variance; or it is distilled already.
+            variance or its text encoder; it is an upscaler; or it is distilled already.
     """
     if config.prediction.kind not in ("v", "x0"):
         raise ValueError(
@@ -122,6 +123,11 @@ def student_config(config: RunConfig, distill: DistillConfig) -> RunConfig:
         raise ValueError("teacher: an upscaler draws in few steps as it is, and cannot be distilled")
     if config.prediction.learned_variance or config.net.distilled is not None:
         raise ValueError("teacher: a model with a learned variance, or one that is distilled, cannot be distilled")
+    if isinstance(config.text, ClipSpec) and config.text.trainable:
+        raise ValueError(
+            "teacher: its text encoder learns with the U-Net (text.trainable), of which distillation reads frozen states;"
+            " distil a model with a frozen text encoder"
+        )
     return replace(
         config,
         net=replace(config.net, distilled=distill.scales),

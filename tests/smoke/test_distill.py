@@ -18,6 +18,7 @@ from ldm.denoiser import bind, counted
 from ldm.guidance.free import classifier_free
 from ldm.inference.pipeline import Request, txt2img
 from ldm.model_folder import load_model
+from ldm.nets.text import ClipSpec
 from ldm.process.conditionals import q_sample
 from ldm.process.grid import TimeGrid, spaced
 from ldm.samplers import ddim
@@ -175,6 +176,11 @@ def test_a_teacher_of_noise_is_refused(teacher, config):
         student_config(noise, config)
     with pytest.raises(ValueError, match="one that is distilled"):
         student_config(student_config(teacher.config, config), config)
+
+
+def test_a_teacher_whose_text_encoder_learns_is_refused(teacher, config):
+    with pytest.raises(ValueError, match="teacher: its text encoder learns .* distil a model with a frozen"):
+        student_config(replace(teacher.config, text=ClipSpec(trainable=True)), config)
 
 
 def options(model_folder, shapes, out, *changes):
