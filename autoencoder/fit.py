@@ -11,11 +11,13 @@ from autoencoder.data import train_loader, val_loader
 from autoencoder.module import AutoencoderTraining
 from autoencoder.reconstructions import Reconstructions
 from autoencoder.stats import LatentMoments, MomentsMeter
+from ldm.core.bundle import load_bundle
 from ldm.core.checkpoints import steps_done
-from ldm.core.config_io import dump_yaml
-from ldm.core.distributed import join
+from ldm.core.distributed import World, join
+from ldm.core.one_run import DATA, MODEL, remember, same_run
 from ldm.core.trainer import make_trainer, train
-from ldm.data.folder import FolderSpec, ImageFolder
+from ldm.data.content import content_of
+from ldm.data.folder import FolderSpec, ImageFolder, read_listing
 
 BUNDLE = "autoencoder.safetensors"
 
@@ -31,8 +33,8 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
         init: bundle whose weights a fresh run starts from; for `learn: decoder` it is needed in any case.
 
     Raises:
-        ValueError: `init` is missing or of another shape, the data or a checkpoint cannot be used, or training left
-            the finite numbers.
+        ValueError: `init` is missing or of another shape, the data or a checkpoint cannot be used, `out` holds another
+            run, or training left the finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     here = join(config.trainer)
@@ -41,6 +43,7 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
     start = _start(init, config)
+    _one_run(config, out, init, here)
     loaders = train_loader(config, done), val_loader(config)
     module = AutoencoderTraining(config, start[0] if start and not done else None)
     held = next(iter(loaders[1]), None)  # after the weights were drawn: a loader takes a number from their generator
@@ -56,12 +59,21 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
         wandb=config.logger == "wandb",
         partial=module.discriminator is not None,
     )
-    if here.first:
-        (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     train(trainer, module, loaders, out)
     if not here.first:
         return out / BUNDLE
     return export(module, config, out / BUNDLE, start[1] if start and config.learn == "decoder" else None)
+
+
+def _one_run(config: AutoencoderConfig, out: Path, init: Path | None, here: World) -> None:
+    """A folder holds one run; by its pictures and the bundle that it started from, wherever they lie."""
+    listing = read_listing(FolderSpec(path=config.data.train, captions="none"))
+    content = {DATA: here.told(content_of(listing) if here.first else None)}
+    if init is not None:
+        content[MODEL] = load_bundle(init).sha256
+    same_run(config, content, out)
+    if here.first:
+        remember(config, content, out)
 
 
 def _start(bundle: Path | None, config: AutoencoderConfig) -> tuple[dict[str, Tensor], LatentMoments] | None:

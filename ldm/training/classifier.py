@@ -15,13 +15,15 @@ from ldm.build import Model
 from ldm.config import TimesSpec
 from ldm.core.bundle import save_bundle
 from ldm.core.checkpoints import steps_done, use_settings
-from ldm.core.config_io import dump_yaml, to_dict
+from ldm.core.config_io import to_dict
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
+from ldm.core.one_run import DATA, MODEL, remember, same_run
 from ldm.core.optim import OptimSpec, adamw, clip, scheduled
 from ldm.core.precision import AUTO
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.trainer import make_trainer, train
+from ldm.data.content import content_of
 from ldm.data.folder import FolderSpec, read_listing
 from ldm.data.latents import Batch, LatentCache
 from ldm.model_folder import load_model
@@ -197,7 +199,8 @@ def fit(config: ClassifierConfig, out: Path) -> Path:
         out: folder of checkpoints, logs and the finished bundle.
 
     Raises:
-        ValueError: the model, the data or a checkpoint cannot be used, or training left the finite numbers.
+        ValueError: the model, the data or a checkpoint cannot be used, `out` holds another run, or training left the
+            finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     lightning.seed_everything(config.seed, verbose=False)
@@ -206,6 +209,9 @@ def fit(config: ClassifierConfig, out: Path) -> Path:
     classes = sorted(set(values[0]))
     model = load_model(config.model)
     _check(config, model, classes, values[1])
+    content = {DATA: content_of(read_listing(FolderSpec(path=config.data.train))), MODEL: model.key}
+    same_run(config, content, out)
+    remember(config, content, out)
     seen, held_out = _labelled(config, model, classes, values)
     module = ClassifierTraining(config, model.schedule)
     trainer = make_trainer(
@@ -215,7 +221,6 @@ def fit(config: ClassifierConfig, out: Path) -> Path:
         validate_every=config.validate_every,
         save_every=config.save_every,
     )
-    (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     loaders = train_loader(seen, len(seen), config.data.batch, config.seed, done), val_loader(held_out)
     train(trainer, module, loaders, out)
     meta = {"autoencoder": model.latents, "schedule": to_dict(model.schedule)}

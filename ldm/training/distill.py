@@ -125,8 +125,8 @@ def student_config(config: RunConfig, distill: DistillConfig) -> RunConfig:
         raise ValueError("teacher: a model with a learned variance, or one that is distilled, cannot be distilled")
     if isinstance(config.text, ClipSpec) and config.text.trainable:
         raise ValueError(
-            "teacher: its text encoder learns with the U-Net (text.trainable), and a student reads frozen states; distil "
-            "a model with a frozen text encoder"
+            "teacher: its text encoder learns with the U-Net (text.trainable), and a student reads frozen states; "
+            "distil a model with a frozen text encoder"
         )
     return replace(
         config,

@@ -11,10 +11,7 @@ from ldm.core.bundle import load_bundle
 from ldm.core.config_io import from_dict, load
 from ldm.core.distributed import join
 from ldm.core.lock import claimed
-from ldm.data.content import content_of
-from ldm.data.folder import FolderSpec, read_listing
 from ldm.model_folder import AUTOENCODER, LDM, load_model
-from ldm.training.one_run import DATA, MODEL, remember, same_content, same_settings
 
 FOLDER = "model"
 
@@ -46,12 +43,6 @@ def finetune_autoencoder(model: Path, data: str, recipe: Path, overrides: Sequen
     config = replace(config, model=shape, data=known)
     here = join(config.trainer)
     with claimed(out):
-        same_settings(config, out)
-        listing = read_listing(FolderSpec(path=data, captions="none"))
-        content = here.told({DATA: content_of(listing), MODEL: bundle.sha256} if here.first else None)
-        same_content(content, out)
-        if here.first:
-            remember(config, content, out)
         finished = fit(config, out, home)
         if config.learn != "decoder":
             return finished

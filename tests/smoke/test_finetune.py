@@ -176,8 +176,9 @@ def test_a_folder_holds_one_run(finetune, tmp_path, model_folder):
     (tmp_path / "run").mkdir()
     recipe = (stages.ROOT / "configs/smoke/finetune.yaml").read_text()
     (tmp_path / "run/config.yaml").write_text(recipe)
+    (tmp_path / "run/last.ckpt").touch()  # it has begun
     code, err, _ = finetune()
-    assert code == 2 and "holds a run with another data" in err[-1]
+    assert code == 2 and "holds a run with model 'runs/smoke/ldm/model', and now it is" in err[-1]
 
 
 @pytest.mark.slow
