@@ -14,9 +14,9 @@ from ldm.core.config_io import dump_yaml, read_tree, to_dict
 
 SETTINGS = "config.yaml"
 STARTED_FROM = "started-from.txt"  # lines of a name and its content, by hashes
-DATA, HELD_OUT, MODEL, CODEC = "data", "data.val", "model", "codec"
+DATA, HELD_OUT, MODEL, CODEC, INIT = "data", "data.val", "model", "codec", "init"
 # the keys that say where that lies, which may change where it is known what lay there
-PLACES = {"data.train": DATA, "model": MODEL, "teacher": MODEL, "codec.path": CODEC}
+PLACES = {"data.train": DATA, "model": MODEL, "teacher": MODEL, "codec.path": CODEC, "init": INIT}
 # Length, rate and logs of a run may change, and what does not change which pictures its steps see, or what they ask.
 FREE = (
     *("optim", "trainer", "precision", "storage", "compile", "net.checkpoint", "sample"),
@@ -31,7 +31,7 @@ def same_run(
 
     Args:
         config: the run, a dataclass.
-        found: what it starts from: hashes by name, `DATA`, `HELD_OUT`, `MODEL` or `CODEC`.
+        found: what it starts from: hashes by name, `DATA`, `HELD_OUT`, `MODEL`, `CODEC` or `INIT`.
         out: folder of the run.
         free: dotted keys that may differ; of a section, all in it.
         kept: patterns of the files that a run would go on from; a folder without any holds no run yet.
