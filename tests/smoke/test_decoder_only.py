@@ -12,7 +12,8 @@ from PIL import Image
 from autoencoder.build import load_autoencoder
 from autoencoder.config import AutoencoderConfig
 from autoencoder.fit import fit
-from ldm.model_folder import AUTOENCODER, load_model
+from ldm.model_folder import AUTOENCODER, VOCABULARY, load_model, save_sibling
+from ldm.samplers.tuned import TUNED
 from ldm.training.finetune_autoencoder import finetune_autoencoder
 
 
@@ -44,6 +45,29 @@ def test_only_the_decoder_changes_and_stage_2_still_fits(shapes, random_autoenco
 def test_a_decoder_needs_an_encoder_to_keep(tmp_path):
     with pytest.raises(ValueError, match="learn: 'decoder' keeps the encoder of a trained bundle; name it with --init"):
         fit(AutoencoderConfig(learn="decoder"), tmp_path)
+
+
+@pytest.mark.slow
+def test_the_folder_of_a_new_decoder_is_whole(shapes, model_folder, tmp_path):
+    """Also where the model reads the autoencoder of another folder."""
+    own, sibling = Path(shutil.copytree(model_folder, tmp_path / "own")), tmp_path / "sibling"
+    model = load_model(own)
+    save_sibling(sibling, model.config, dict(model.stored().state_dict()), own)
+    before = {folder: load_model(folder) for folder in (own, sibling)}
+    for folder in before:
+        for name in (VOCABULARY, TUNED):
+            (folder / name).write_bytes(b"of " + folder.name.encode())
+    for folder, old in before.items():
+        out = tmp_path / f"tuned-{folder.name}"
+        fixed = ("loss.lpips=0", "data.crop=null", "data.batch=4", "optim.steps=1", "validate_every=1")
+        recipe = stages.ROOT / "configs/finetune/autoencoder.yaml"
+        written = finetune_autoencoder(folder, str(shapes / "train"), recipe, fixed, out)
+        alone = Path(shutil.move(written, tmp_path / f"alone-{folder.name}"))
+        new = load_model(alone)
+        assert new.latents == old.latents and (alone / VOCABULARY).read_bytes() == b"of " + folder.name.encode()
+        assert (new.sha256 == old.sha256) == (alone / TUNED).exists() == (folder == own)
+        ours, theirs = new.stored().state_dict(), old.stored().state_dict()
+        assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
 
 
 @pytest.mark.slow
