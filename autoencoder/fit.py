@@ -11,10 +11,13 @@ from autoencoder.data import pictures, train_loader, val_loader
 from autoencoder.module import AutoencoderTraining
 from autoencoder.reconstructions import Reconstructions
 from autoencoder.stats import LatentMoments, MomentsMeter
+from ldm.core.bundle import load_bundle
 from ldm.core.checkpoints import steps_done
-from ldm.core.config_io import dump_yaml
-from ldm.core.distributed import join
+from ldm.core.distributed import World, join
+from ldm.core.one_run import DATA, MODEL, remember, same_run
 from ldm.core.trainer import make_trainer, train
+from ldm.data.content import content_of
+from ldm.data.folder import FolderSpec, read_listing
 from ldm.data.parts import chunks
 
 BUNDLE = "autoencoder.safetensors"
@@ -32,17 +35,18 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
 
     Raises:
         ValueError: `init` is missing or of another shape, a strategy or precision that stage 1 does not have, the data
-            or a checkpoint cannot be used, or training left the finite numbers.
+            or a checkpoint cannot be used, `out` holds another run, or training left the finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     here = join(config.trainer)
     if config.trainer.strategy == "fsdp":
         raise ValueError("trainer.strategy: 'fsdp' is for stage 2, stage 1 is small; set it to ddp")
-    if config.precision in ("16-mixed", "16"):  # they would be clipped, and the discriminator stepped, while scaled
-        raise ValueError(f"precision: '{config.precision}' scales gradients; set it to bf16-mixed or 32-true here")
+    if config.precision == "16-mixed":  # gradients would be clipped, and the discriminator stepped, while scaled
+        raise ValueError("precision: '16-mixed' scales gradients; set it to bf16-mixed or 32-true here")
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
     start = _start(init, config)
+    _one_run(config, out, init, here)
     loaders = train_loader(config, done), val_loader(config)
     module = AutoencoderTraining(config, start[0] if start and not done else None)
     held = next(iter(loaders[1]), None)  # after the weights were drawn: a loader takes a number from their generator
@@ -58,13 +62,22 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
         wandb=config.logger == "wandb",
         partial=module.discriminator is not None,
     )
-    if here.first:
-        (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     train(trainer, module, loaders, out)
     if not here.first:
         return out / BUNDLE
     module.to(trainer.strategy.root_device)  # which the trainer has left: there the latents are measured in its time
     return export(module, config, out / BUNDLE, start[1] if start and config.learn == "decoder" else None)
+
+
+def _one_run(config: AutoencoderConfig, out: Path, init: Path | None, here: World) -> None:
+    """A folder holds one run; by its pictures and the bundle that it started from, wherever they lie."""
+    listing = read_listing(FolderSpec(path=config.data.train, captions="none"))
+    content = {DATA: here.told(content_of(listing) if here.first else None)}
+    if init is not None:
+        content[MODEL] = load_bundle(init).sha256
+    same_run(config, content, out)
+    if here.first:
+        remember(config, content, out)
 
 
 def _start(bundle: Path | None, config: AutoencoderConfig) -> tuple[dict[str, Tensor], LatentMoments] | None:

@@ -15,7 +15,7 @@ from autoencoder.metrics import psnr, ssim
 from autoencoder.model import Autoencoder
 from autoencoder.perceptual import load_lpips, perceptual_distance
 from autoencoder.stats import MomentsMeter
-from ldm.core.checkpoints import use_rate
+from ldm.core.checkpoints import use_settings
 from ldm.core.distributed import world
 from ldm.core.ema import Ema
 from ldm.core.images import grid
@@ -150,9 +150,9 @@ class AutoencoderTraining(lightning.LightningModule):
         checkpoint["ema"] = self.ema.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the averaged weights, at the configured learning rate."""
+        """Continue the averaged weights, with the optimiser as it is configured now."""
         self.ema.load_state_dict(checkpoint["ema"])
-        use_rate(checkpoint, self.config.optim)
+        use_settings(checkpoint, self.config.optim)
 
     def _schedules(self) -> list[Any]:
         found = self.lr_schedulers()

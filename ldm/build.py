@@ -58,6 +58,12 @@ class Model:
     folder: Path | None = None
     vocabulary: Vocabulary | None = None
 
+    @property
+    def key(self) -> str:
+        """What it is, wherever its folder lies: the weights of its networks and encoder, and what its guess knows."""
+        known = [] if self.vocabulary is None else [self.vocabulary.key]
+        return " ".join([self.sha256, self.latents, *known])
+
     def to(self, device: torch.device | str) -> "Model":
         """The same model with all weights on `device`."""
         self.denoise.to(device)

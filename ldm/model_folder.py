@@ -15,6 +15,7 @@ from ldm.core.config_io import ConfigError, from_dict, to_dict
 from ldm.core.int8 import pack, unpack
 from ldm.nets.text import ClipSpec, build_text
 from ldm.nets.vocabulary import Vocabulary
+from ldm.samplers.tuned import forget_others
 
 LDM, AUTOENCODER, VOCABULARY = "ldm.safetensors", "autoencoder.safetensors", "vocabulary.safetensors"
 CONVERT = "; `scripts/convert.py IN OUT --to native` makes a model folder of it"
@@ -100,19 +101,20 @@ def save_model(folder: Path, config: RunConfig, weights: dict[str, Tensor], auto
         folder: made if missing.
         config: what the model was built from.
         weights: of `Model.stored()`.
-        autoencoder: the bundle of stage 1 that the latents came from.
+        autoencoder: the bundle of stage 1 that the latents came from; not read for diffusion on pixels, which has none.
 
     Raises:
         BundleError: the autoencoder's file cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if not config.codec.path:
+        return _save_net(folder, config, weights, build_codec(config.codec, folder)[1])
     bundle = load_bundle(autoencoder)
     half = {name: w.half() if w.is_floating_point() else w for name, w in bundle.weights.items()}
     save_bundle(folder / AUTOENCODER, bundle.config, half, **bundle.meta)
     sha256 = latents_hash(half, bundle.meta["moments"])
     stored = replace(config, codec=replace(config.codec, path=AUTOENCODER))
-    named = {_bundle_name(name): w for name, w in weights.items()}
-    return save_bundle(folder / LDM, to_dict(stored), _narrow(named, config.storage), autoencoder=sha256)
+    return _save_net(folder, stored, weights, sha256)
 
 
 def save_sibling(folder: Path, config: RunConfig, weights: dict[str, Tensor], model: Path) -> str:
@@ -131,11 +133,18 @@ def save_sibling(folder: Path, config: RunConfig, weights: dict[str, Tensor], mo
         BundleError: the autoencoder's file cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shared = Path(os.path.relpath(model / AUTOENCODER, folder)).as_posix()
+    shared = Path(os.path.relpath(model / AUTOENCODER, folder)).as_posix() if config.codec.path else ""
     _, sha256 = build_codec(config.codec, model)
     stored = replace(config, codec=replace(config.codec, path=shared), storage="int8")
+    return _save_net(folder, stored, weights, sha256)
+
+
+def _save_net(folder: Path, config: RunConfig, weights: dict[str, Tensor], latents: str) -> str:
+    """Write stage 2, and remove tables that were measured on another that lay there before."""
     named = {_bundle_name(name): w for name, w in weights.items()}
-    return save_bundle(folder / LDM, to_dict(stored), _narrow(named, stored.storage), autoencoder=sha256)
+    sha256 = save_bundle(folder / LDM, to_dict(config), _narrow(named, config.storage), autoencoder=latents)
+    forget_others(folder, sha256)
+    return sha256
 
 
 def _narrow(weights: dict[str, Tensor], storage: str) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--model", default=str(ROOT / "models" / "emoji"), help="model folder to start from")
     p.add_argument("--data", required=True, help="folder of pictures: a .txt beside each, metadata.jsonl, sub-folders")
-    p.add_argument("--method", default="lora", choices=METHODS)
+    p.add_argument("--method", choices=METHODS, help="of stage ldm (default: lora)")
     p.add_argument("--token", help='word for what is new, e.g. "watercolour", or "<my-cat>" for textual inversion')
     p.add_argument("--subject", help="what kind of thing the pictures show (DreamBooth), e.g. cat")
     p.add_argument("--stage", default="ldm", choices=["ldm", "autoencoder"], help="which of the two is fine-tuned")

@@ -21,6 +21,7 @@ from ldm.nets.clip import ClipSpec
 from ldm.nets.text import build_text
 from ldm.nets.unet import UNetSpec
 from ldm.process.prediction import VP
+from ldm.samplers.tuned import forget_others
 
 TEXT, GUESS = "text.", "guess."
 NO_PLACE = "has no place in the layouts of Stable Diffusion"
@@ -66,7 +67,9 @@ def write_native(parts: Parts, folder: Path) -> str:
     save_bundle(folder / AUTOENCODER, to_dict(AutoencoderConfig(model=parts.autoencoder)), parts.codec, moments=moments)
     config = replace(parts.config, codec=replace(parts.config.codec, path=AUTOENCODER))
     weights = {**parts.net, **{TEXT + name: tensor for name, tensor in parts.text.items()}}
-    return save_bundle(folder / LDM, to_dict(config), weights, autoencoder=latents_hash(parts.codec, moments))
+    sha256 = save_bundle(folder / LDM, to_dict(config), weights, autoencoder=latents_hash(parts.codec, moments))
+    forget_others(folder, sha256)
+    return sha256
 
 
 def moments_of(parts: Parts) -> LatentMoments:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,7 +121,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A temporary name to write to; what was written there is then safe on the disk under `path`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # of this process alone: containers that share a disk may have equal numbers, but not names as well
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
     try:
         yield partial
         with partial.open("r+b") as file:  # Windows flushes only what it may write to

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from ldm.core.optim import OptimSpec
+from ldm.core.optim import OptimSpec, decays
 
 LAST = "last.ckpt"
 
@@ -62,7 +62,9 @@ class WholeCheckpoints(TorchCheckpointIO):
                 _copy(path, partial)
             partial.replace(named)
             partial.unlink(missing_ok=True)  # which stays where both were one file already
-        for old in sorted(path.parent.glob("step-*.ckpt"))[: -self._keep if self._keep > 1 else None]:
+        # by age: in a folder that was begun again, or taken back to an older checkpoint, the new ones have lower steps
+        written = sorted(path.parent.glob("step-*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
+        for old in written[: -self._keep if self._keep > 1 else None]:
             old.unlink()
 
 
@@ -95,11 +97,11 @@ def steps_done(out: Path) -> int:
         ) from error
 
 
-def use_rate(checkpoint: dict[str, Any], spec: OptimSpec) -> None:
-    """Let a resumed run learn at the configured rate: without this the checkpoint's would silently win."""
+def use_settings(checkpoint: dict[str, Any], spec: OptimSpec) -> None:
+    """Let a resumed run learn as it is configured now: without this the checkpoint's settings would silently win."""
     for optimizer, schedule in zip(checkpoint["optimizer_states"], checkpoint["lr_schedulers"], strict=True):
         rate = spec.lr * spec.factor(schedule["last_epoch"])
-        for group in optimizer["param_groups"]:
-            group |= {"lr": rate, "initial_lr": spec.lr}
+        for group, decay in zip(optimizer["param_groups"], decays(spec), strict=True):
+            group |= {"lr": rate, "initial_lr": spec.lr, "betas": spec.betas, "weight_decay": decay}
         schedule["base_lrs"] = [spec.lr] * len(schedule["base_lrs"])
         schedule["_last_lr"] = [rate] * len(schedule["base_lrs"])

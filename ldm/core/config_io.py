@@ -75,7 +75,7 @@ def load(
     Raises:
         ConfigError: the file is missing, is not YAML, or does not describe a `kind`.
     """
-    tree = _read_tree(Path(path), parents=())
+    tree = read_tree(Path(path))
     for key, text in (texts or {}).items():
         _assign(tree, key.split("."), text)
     for item in overrides:
@@ -93,7 +93,12 @@ def dump_yaml(config: Any) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False)
 
 
-def _read_tree(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
+def read_tree(path: Path, parents: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML file over its optional parent, as plain dictionaries; `parents` are the files that led here.
+
+    Raises:
+        ConfigError: the file is missing, or is not YAML with a mapping at the top.
+    """
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file")
     if parents and len(parents) > 1:
@@ -107,7 +112,7 @@ def _read_tree(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected a mapping at the top, got {type(tree).__name__}")
     if "base" not in tree:
         return tree
-    base = _read_tree(path.parent / str(tree.pop("base")), (*parents, path))
+    base = read_tree(path.parent / str(tree.pop("base")), (*parents, path))
     return _merged(base, tree)
 
 

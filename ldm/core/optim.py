@@ -1,6 +1,7 @@
 """The optimiser and its learning rate as one typed value, shared by both stages."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -52,11 +53,27 @@ class OptimSpec:
 def adamw(module: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of `module`, decaying only those with two axes or more."""
     trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    parts = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
+    groups = [{"params": part, "weight_decay": decay} for part, decay in zip(parts, decays(spec), strict=True)]
     return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas, fused=True)
+
+
+def decays(spec: OptimSpec) -> tuple[float, float]:
+    """Weight decay of the two groups of `adamw`: matrices and kernels, and what has one axis."""
+    return spec.weight_decay, 0.0
+
+
+def clip(trainer: Any, optimizer: torch.optim.Optimizer, spec: OptimSpec) -> None:
+    """Shorten the gradients of a Lightning module to the configured norm; Lightning itself refuses a fused optimiser.
+
+    Args:
+        trainer: Lightning's, which may have scaled the gradients.
+        optimizer: whose parameters have them.
+        spec: the norm is its `clip`.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)  # of float16: it has scaled the gradients
+    limit = spec.clip * (1.0 if scaler is None else scaler.get_scale())
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
 
 
 def lay_out(optimizer: torch.optim.Optimizer) -> None:

@@ -178,6 +178,17 @@ def load_tuned(folder: Path, model: str) -> Tuned:
     return tuned
 
 
+def forget_others(folder: Path, model: str) -> None:
+    """Remove tables that were measured on another model than `model`, which now lies in `folder`, or cannot be read.
+
+    Beside a model that they do not belong to, they would only refuse its drawing.
+    """
+    try:
+        load_tuned(folder, model)
+    except ValueError:
+        (folder / TUNED).unlink(missing_ok=True)
+
+
 @lru_cache(maxsize=4)
 def _read(path: Path, changed: int, size: int) -> Tuned:
     """The tables in a file; every drawing asks for them, but they are read again only after they changed."""

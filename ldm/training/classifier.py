@@ -14,15 +14,17 @@ from torch.utils.data import Dataset
 from ldm.build import Model
 from ldm.config import TimesSpec
 from ldm.core.bundle import save_bundle
-from ldm.core.checkpoints import steps_done, use_rate
-from ldm.core.config_io import dump_yaml, to_dict
+from ldm.core.checkpoints import steps_done, use_settings
+from ldm.core.config_io import to_dict
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
 from ldm.core.limits import at_least, run_lengths
-from ldm.core.optim import OptimSpec, adamw, scheduled
+from ldm.core.one_run import DATA, MODEL, remember, same_run
+from ldm.core.optim import OptimSpec, adamw, clip, scheduled
 from ldm.core.precision import AUTO, Precision
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.trainer import make_trainer, train
+from ldm.data.content import content_of
 from ldm.data.folder import FolderSpec, read_listing
 from ldm.data.latents import Batch, LatentCache
 from ldm.model_folder import load_model
@@ -163,14 +165,18 @@ class ClassifierTraining(lightning.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.ema.update()
 
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Shorten gradients that are longer than the configured norm."""
+        clip(self.trainer, optimizer, self.config.optim)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the averaged weights."""
         checkpoint["ema"] = self.ema.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the averaged weights, at the configured learning rate."""
+        """Continue the averaged weights, with the optimiser as it is configured now."""
         self.ema.load_state_dict(checkpoint["ema"])
-        use_rate(checkpoint, self.config.optim)
+        use_settings(checkpoint, self.config.optim)
 
     def _classified(self, batch: Batch, noise: NoiseStream) -> tuple[Tensor, Tensor, Tensor]:
         """Mean cross-entropy (), whether each image was recognised (b,), and its time (b,)."""
@@ -200,7 +206,8 @@ def fit(config: ClassifierConfig, out: Path) -> Path:
         out: folder of checkpoints, logs and the finished bundle.
 
     Raises:
-        ValueError: the model, the data or a checkpoint cannot be used, or training left the finite numbers.
+        ValueError: the model, the data or a checkpoint cannot be used, `out` holds another run, or training left the
+            finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     lightning.seed_everything(config.seed, verbose=False)
@@ -209,6 +216,9 @@ def fit(config: ClassifierConfig, out: Path) -> Path:
     classes = sorted(set(values[0]))
     model = load_model(config.model)
     _check(config, model, classes, values[1])
+    content = {DATA: content_of(read_listing(FolderSpec(path=config.data.train))), MODEL: model.key}
+    same_run(config, content, out)
+    remember(config, content, out)
     seen, held_out = _labelled(config, model, classes, values)
     module = ClassifierTraining(config, model.schedule)
     trainer = make_trainer(
@@ -218,7 +228,6 @@ def fit(config: ClassifierConfig, out: Path) -> Path:
         validate_every=config.validate_every,
         save_every=config.save_every,
     )
-    (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     loaders = train_loader(seen, len(seen), config.data.batch, config.seed, done), val_loader(held_out)
     train(trainer, module, loaders, out)
     meta = {"autoencoder": model.latents, "schedule": to_dict(model.schedule)}

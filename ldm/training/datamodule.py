@@ -17,7 +17,8 @@ from ldm.core.shapes import Image
 from ldm.data.ahead import Ahead
 from ldm.data.along import AsNeeded, GrowingCache
 from ldm.data.buckets import BucketOrder
-from ldm.data.folder import FolderSpec, ImageFolder
+from ldm.data.content import content_of
+from ldm.data.folder import FolderSpec, ImageFolder, read_listing
 from ldm.data.latents import Batch, LatentCache, collated
 from ldm.data.parts import ROWS
 from ldm.data.position import WINDOW, Batches, BatchOrder, ResumableSampler, Shared
@@ -97,6 +98,18 @@ def training_latents(
         seed=model.config.seed,
         timeout=model.config.trainer.timeout,
     )
+
+
+def listed(model: Model, path: str) -> tuple[Listing | None, str]:
+    """The pictures of a folder and, as the first process says, what they are; a pipe is known by its command alone.
+
+    Raises:
+        ValueError: the folder cannot be read.
+    """
+    if path.startswith(PIPE):
+        return None, path
+    listing = read_listing(pictures(model, path))
+    return listing, world().told(content_of(listing) if world().first else "")
 
 
 def _cached(model: Model, folder: ImageFolder | FolderSpec, views: int, word: Wording | None) -> LatentCache:

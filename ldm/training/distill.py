@@ -17,17 +17,18 @@ from torch import Tensor
 
 from ldm.build import Model
 from ldm.config import DataSpec, RunConfig
-from ldm.core.checkpoints import use_rate
+from ldm.core.checkpoints import use_settings
 from ldm.core.ema import Ema
 from ldm.core.images import grid as tiled
 from ldm.core.limits import run_lengths
-from ldm.core.optim import OptimSpec, adamw, scheduled
+from ldm.core.optim import OptimSpec, adamw, clip, scheduled
 from ldm.core.precision import AUTO, Precision
 from ldm.core.rng import NoiseStream, fold
 from ldm.data.latents import Batch
 from ldm.denoiser import bind
 from ldm.inference.pipeline import Request, txt2img
 from ldm.nets.cond import Cond
+from ldm.nets.text import ClipSpec
 from ldm.process.conditionals import q_sample
 from ldm.process.weights import SimpleV
 from ldm.training.lessons import Guidance, Halving, Lesson, Shortcuts
@@ -113,7 +114,7 @@ def student_config(config: RunConfig, distill: DistillConfig) -> RunConfig:
 
     Raises:
         ValueError: the model predicts noise or score, from which no clean latent follows at pure noise; it learns its
-            variance; or it is distilled already.
+            variance or its text encoder; it is an upscaler; or it is distilled already.
     """
     if config.prediction.kind not in ("v", "x0"):
         raise ValueError(
@@ -124,6 +125,11 @@ def student_config(config: RunConfig, distill: DistillConfig) -> RunConfig:
         raise ValueError("teacher: an upscaler draws in few steps as it is, and cannot be distilled")
     if config.prediction.learned_variance or config.net.distilled is not None:
         raise ValueError("teacher: a model with a learned variance, or one that is distilled, cannot be distilled")
+    if isinstance(config.text, ClipSpec) and config.text.trainable:
+        raise ValueError(
+            "teacher: its text encoder learns with the U-Net (text.trainable), and a student reads frozen states; "
+            "distil a model with a frozen text encoder"
+        )
     return replace(
         config,
         net=replace(config.net, distilled=distill.scales),
@@ -194,6 +200,10 @@ class Distillation(lightning.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.ema.update()
 
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Shorten gradients that are longer than the configured norm."""
+        clip(self.trainer, optimizer, self.config.optim)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the averaged weights, and of the others only those that are trained."""
         checkpoint["ema"] = self.ema.state_dict()
@@ -201,9 +211,9 @@ class Distillation(lightning.LightningModule):
         checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if not n.startswith(frozen)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the averaged weights, at the configured learning rate."""
+        """Continue the averaged weights, with the optimiser as it is configured now."""
         self.ema.load_state_dict(checkpoint["ema"])
-        use_rate(checkpoint, self.config.optim)
+        use_settings(checkpoint, self.config.optim)
 
     def loss(self, batch: Batch, noise: NoiseStream) -> Tensor:
         """Error of each latent's noisy copy (b,)."""

@@ -9,15 +9,22 @@ from torch import Tensor
 from ldm.build import Model, build_denoiser
 from ldm.config import RunConfig
 from ldm.core.bundle import BundleError, load_bundle, save_bundle
-from ldm.core.checkpoints import steps_done
-from ldm.core.config_io import dump_yaml, to_dict
+from ldm.core.checkpoints import LAST, steps_done
+from ldm.core.config_io import to_dict
+from ldm.core.one_run import DATA, INIT, MODEL, remember, same_run
 from ldm.core.trainer import make_trainer, train
 from ldm.model_folder import load_model, save_model, save_sibling, save_vocabulary
-from ldm.training.datamodule import cached, train_loader, training_latents, val_loader
+from ldm.training.datamodule import cached, listed, train_loader, training_latents, val_loader
 from ldm.training.distill import GUIDANCE, TOGETHER, Distillation, DistillConfig, student_config
 from ldm.training.fit import PROMPTS
 
 STUDENT = "student.safetensors"  # what a finished stage leaves
+KEPT = (f"*/{LAST}", f"*/{STUDENT}")  # what a distillation goes on from
+# Of a run that goes on; not its length and rate, which the finished stages were learned with.
+FREE = (
+    *("precision", "validate_every", "save_every", "shared", "together", "scale"),
+    *("data.val", "data.workers", "data.cache"),
+)
 NAMES = {GUIDANCE: "guidance", TOGETHER: "together"}  # folders of the stages without a number of steps
 
 
@@ -29,15 +36,19 @@ def distill(config: DistillConfig, out: Path) -> Path:
         out: folder of one folder for each stage, and of the finished model (`out/model`).
 
     Raises:
-        ValueError: the teacher, the data or a checkpoint cannot be used, or training left the finite numbers.
+        ValueError: the teacher, the data or a checkpoint cannot be used, `out` holds another run, or training left the
+            finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     lightning.seed_everything(config.seed, verbose=False)
     teacher = load_model(config.teacher)
     student = student_config(teacher.config, config)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
-    weights = _start(config, teacher)
+    started = _start(config, teacher)
+    _, data = listed(replace(teacher, config=student), config.data.train)
+    content = {DATA: data, MODEL: teacher.key} | ({INIT: started.key} if config.init else {})
+    same_run(config, content, out, free=FREE, kept=KEPT)
+    remember(config, content, out, kept=KEPT)
+    weights = {name: tensor.clone() for name, tensor in started.denoise.net.state_dict().items()}
     for stage in config.stages:
         folder = out / NAMES.get(stage, f"steps-{stage}")
         if not (folder / STUDENT).is_file():
@@ -53,12 +64,12 @@ def distill(config: DistillConfig, out: Path) -> Path:
     return out / "model"
 
 
-def _start(config: DistillConfig, teacher: Model) -> dict[str, Tensor]:
-    """Weights of the U-Net that the first stage begins with."""
+def _start(config: DistillConfig, teacher: Model) -> Model:
+    """The model whose U-Net the first stage begins with."""
     started = load_model(config.init) if config.init else teacher
     if config.init and started.config.net != replace(teacher.config.net, distilled=config.scales):
         raise ValueError(f"init: {config.init} is not distilled from this teacher with scales {list(config.scales)}")
-    return {name: tensor.clone() for name, tensor in started.denoise.net.state_dict().items()}
+    return started
 
 
 def _run(

@@ -12,8 +12,10 @@ from torch.utils.data import ConcatDataset, Subset
 
 from ldm.build import Model
 from ldm.core.checkpoints import steps_done
+from ldm.core.device import pick_device
 from ldm.core.distributed import World, join, world
 from ldm.core.lock import claimed
+from ldm.core.one_run import DATA, HELD_OUT, MODEL, remember, same_run
 from ldm.core.trainer import make_trainer, train
 from ldm.data.along import GrowingCache
 from ldm.data.content import content_of
@@ -29,7 +31,6 @@ from ldm.training.datamodule import cached, load, train_loader, training_latents
 from ldm.training.finetune import FinetuneConfig, FullSpec, run_config
 from ldm.training.lora import LoraSpec, inject, trained, without_adapters
 from ldm.training.module import Kept, LatentDiffusion
-from ldm.training.one_run import DATA, HELD_OUT, MODEL, remember, same_content, same_settings
 from ldm.training.prior import FOLDER, TwoSets, draw_prior, prompts
 from ldm.training.samples import Samples
 from ldm.training.textual_inversion import WordSpec, add_word
@@ -55,15 +56,15 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
     _check_processes(config, here)
     with claimed(out):
         lightning.seed_everything(config.seed, verbose=False)
-        done = steps_done(out)
-        same_settings(config, out)
         listing, held_out = _listings(config)
         content = here.told(_content(config, listing, held_out) if here.first else None)
-        same_content(content, out)
         captions = [str(record.columns["caption"]) for record in listing.records]
         model = load_model(config.model)
-        content |= {MODEL: _identity(model)}
-        same_content(content, out)
+        content |= {MODEL: model.key}
+        same_run(config, content, out)
+        if here.first:
+            remember(config, content, out)
+        done = steps_done(out)
         model = replace(model, config=run_config(config, model))
         drawn = _prior(config, model, captions, out)
         if not isinstance(config.learn, WordSpec):  # which the guess reads, and so teaches
@@ -71,8 +72,6 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
         _make_trainable(config, model)
         prior = None if drawn is None else cached(model, str(drawn), 1)
         latents = _latents(config, model, listing, held_out)
-        if here.first:
-            remember(config, content, out)
         module = LatentDiffusion(model, kept=_kept(config, model, here))
         trainer = make_trainer(
             out,
@@ -130,12 +129,6 @@ def _content(config: FinetuneConfig, listing: Listing, held_out: Listing | None)
     return found
 
 
-def _identity(model: Model) -> str:
-    """What a model is, wherever its folder lies: the weights of its networks and encoder, what its guess knows."""
-    known = [] if model.vocabulary is None else [model.vocabulary.key]
-    return " ".join([model.sha256, model.latents, *known])
-
-
 def _source(config: FinetuneConfig) -> CaptionSource:
     return "auto" if config.wording.reads_captions else "none"
 
@@ -147,7 +140,8 @@ def _prior(config: FinetuneConfig, model: Model, captions: list[str], out: Path)
     if world().first:
         known = model.vocabulary.captions() if model.vocabulary and config.kept.captions is None else []
         wanted = prompts(config.kept, captions, config.subject, known, config.seed)
-        draw_prior(model, config.kept, wanted, config.seed, out)
+        draw_prior(model.to(pick_device("auto")), config.kept, wanted, config.seed, out)
+        model.to("cpu")  # as in the other processes; where weights are shared out, no device need hold all of them
     world().wait()
     return out / FOLDER
 

@@ -6,20 +6,22 @@ import lightning
 
 from ldm.build import Model, build_codec, build_denoiser, build_guess, latents_name
 from ldm.config import RunConfig
-from ldm.core.checkpoints import steps_done
-from ldm.core.config_io import dump_yaml
-from ldm.core.distributed import join
+from ldm.core.checkpoints import LAST, steps_done
+from ldm.core.distributed import World, join
+from ldm.core.one_run import CODEC, DATA, MODEL, remember, same_run
 from ldm.core.trainer import make_trainer, train
 from ldm.data.along import GrowingCache
 from ldm.data.latents import LatentCache
+from ldm.data.record import Listing
 from ldm.model_folder import load_model, save_model, save_vocabulary, text_root
 from ldm.nets.guess import LatentGuess
 from ldm.nets.text import ClipSpec, TextEncoder, build_text
-from ldm.training.datamodule import cacheable, cached, train_loader, training_latents, val_loader
+from ldm.training.datamodule import cacheable, cached, listed, train_loader, training_latents, val_loader
 from ldm.training.guess import Lesson, UnseenGuesses, train_guess, train_unseen
 from ldm.training.module import LatentDiffusion
 from ldm.training.vocabulary import vocabulary_of
 
+KEPT = (LAST, "guess*")  # what a run goes on from
 PROMPTS = (
     "red apple, flat twemoji",
     "dog face, soft 3d render",
@@ -41,7 +43,8 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
         init: model folder whose weights a fresh run starts from; its autoencoder must be the configured one.
 
     Raises:
-        ValueError: the data, a checkpoint or the autoencoder cannot be used, or training left the finite numbers.
+        ValueError: the data, a checkpoint or the autoencoder cannot be used, `out` holds another run, or training left
+            the finite numbers.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     here = join(config.trainer)
@@ -52,7 +55,8 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     started = load_model(init) if init is not None and (frozen or not done) else None
     if started is not None:
         _take_over(model, started, ("text",) if done else tuple(model.stored()))
-    seen = _seen(model)
+    listing = _one_run(model, started, out, here)
+    seen = _seen(model, listing)
     held_out = cached(model, config.data.val, 1)
     guess = started.guess if started is not None else None
     unseen = ready_guess(model, seen, out, guess) if isinstance(seen, LatentCache) else None
@@ -68,8 +72,6 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
         keep=config.keep,
         wandb=config.logger == "wandb",
     )
-    if here.first:
-        (out / "config.yaml").write_text(dump_yaml(config), encoding="utf-8")
     data = config.data
     batches = train_loader(seen, len(seen), data.batch, config.seed, done, workers=data.workers)
     train(trainer, module, (batches, val_loader(held_out)), out)
@@ -80,17 +82,30 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     return out / "model"
 
 
-def _seen(model: Model) -> LatentCache | GrowingCache:
+def _one_run(model: Model, started: Model | None, out: Path, here: World) -> Listing | None:
+    """A folder holds one run, by what it starts from, wherever that lies; returns the pictures, which a pipe hides."""
+    config = model.config
+    listing, data = listed(model, config.data.train)
+    content = {DATA: data, CODEC: model.latents}
+    if started is not None:
+        content[MODEL] = started.key
+    same_run(config, content, out, kept=KEPT)
+    if here.first:
+        remember(config, content, out, kept=KEPT)
+    return listing
+
+
+def _seen(model: Model, listing: Listing | None) -> LatentCache | GrowingCache:
     """The latents to train on: all of them where a guess is trained on them before the U-Net is."""
     data = model.config.data
     if model.guess is None:
-        return training_latents(model, data.train, data.views, limit=data.limit)
+        return training_latents(model, data.train, data.views, limit=data.limit, listing=listing)
     if data.encode == "along":
         raise ValueError(
             "data.encode: 'along', but the guess is trained on all latents before the U-Net is; set it to ahead, or "
             "guess to null"
         )
-    return cached(model, data.train, data.views, limit=data.limit)
+    return cached(model, data.train, data.views, limit=data.limit, listing=listing)
 
 
 def _take_over(model: Model, started: Model, parts: tuple[str, ...]) -> None:

@@ -77,9 +77,9 @@ def train_guess(guess: LatentGuess, lesson: Lesson, out: Path, start: LatentGues
         ValueError: the guess in `out` is damaged or of another shape.
         DivergenceError: a loss is not finite.
     """
-    if start is not None and _shape(start) == _shape(guess) and not (out / FILE).is_file():
-        guess.load_state_dict(start.state_dict())
-        _keep(guess, out / FILE)
+    fits = start is not None and _shape(start) == _shape(guess)
+    if start is not None and fits and world().first and not (out / FILE).is_file():
+        _keep(start, out / FILE)
     _trained(guess, lesson, out / FILE)
 
 
@@ -113,16 +113,22 @@ def train_unseen(guess: LatentGuess, lesson: Lesson, picture: Int[Tensor, " n"],
 
 
 def _trained(guess: LatentGuess, lesson: Lesson, path: Path) -> None:
-    if path.is_file():
-        try:
-            guess.load_state_dict(load_file(path))
-        except (RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{path}: damaged or of another shape; remove it to train it again") from error
+    """Train the guess into a file, if it is not there; of several processes the first does, and all read it."""
+    here = world()
+    if here.first:
+        if not path.is_file():
+            begun = path.with_name(f"{path.name}.part")
+            _regress(guess.train(), lesson, begun)
+            _keep(guess, path)
+            begun.unlink(missing_ok=True)
+        here.told(False)
     else:
-        begun = path.with_name(f"{path.name}.part")
-        _regress(guess.train(), lesson, begun)
-        _keep(guess, path)
-        begun.unlink(missing_ok=True)
+        while here.told(None):  # again and again, for one wait has a time limit
+            pass
+    try:
+        guess.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path}: damaged or of another shape; remove it to train it again") from error
     guess.eval().requires_grad_(False)
 
 
@@ -143,7 +149,10 @@ def error(guess: LatentGuess, data: Pairs) -> float:
 
 
 def _regress(guess: LatentGuess, lesson: Lesson, begun: Path) -> None:
-    """Train, from what an interrupted run left in the file `begun`, as that run would have gone on."""
+    """Train, from what an interrupted run left in the file `begun`, as that run would have gone on.
+
+    The other processes are told now and then that it goes on.
+    """
     spec = guess.spec
     mean, phrases = lesson.seen
     torch.manual_seed(fold(lesson.seed, lesson.name))
@@ -168,8 +177,9 @@ def _regress(guess: LatentGuess, lesson: Lesson, begun: Path) -> None:
             )
         nn.utils.clip_grad_norm_(guess.parameters(), spec.optim.clip)
         optimizer.step()
-        if (step + 1) % SAVED_EVERY == 0 and world().first:
+        if (step + 1) % SAVED_EVERY == 0:
             _save(begun, parts, key, step + 1)
+            world().told(True)
 
 
 def _save(path: Path, parts: dict[str, Any], key: str, done: int) -> None:

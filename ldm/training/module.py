@@ -8,16 +8,16 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm.build import Model
-from ldm.core.checkpoints import use_rate
+from ldm.core.checkpoints import use_settings
 from ldm.core.compiled import CompiledSteps, cannot_compile
 from ldm.core.distributed import world
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
 from ldm.core.images import grid
-from ldm.core.optim import adamw, lay_out, scheduled
+from ldm.core.optim import adamw, clip, lay_out, scheduled
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.sharded import MESH, share_out
 from ldm.data.latents import OF_PICTURE, PICTURE, Batch
@@ -151,10 +151,7 @@ class LatentDiffusion(lightning.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Shorten gradients that are longer than the configured norm."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # of float16: it has scaled the gradients
-        limit = self.model.config.optim.clip * (1.0 if scaler is None else scaler.get_scale())
-        # not by Lightning, which refuses a fused optimiser
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], limit)
+        clip(self.trainer, optimizer, self.model.config.optim)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the averaged weights, and of the others only those that are trained."""
@@ -163,12 +160,12 @@ class LatentDiffusion(lightning.LightningModule):
         checkpoint["state_dict"] = {n: w for n, w in checkpoint["state_dict"].items() if n not in frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue the averaged weights, at the configured learning rate."""
+        """Continue the averaged weights, with the optimiser as it is configured now."""
         missing = {name for name, p in self.named_parameters() if p.requires_grad} - checkpoint["state_dict"].keys()
         if missing:
             raise ValueError(f"checkpoint: {min(missing)} is missing; it is of another run, give another --out")
         self.ema.load_state_dict(checkpoint["ema"])
-        use_rate(checkpoint, self.model.config.optim)
+        use_settings(checkpoint, self.model.config.optim)
 
     def loss(self, batch: Batch, noise: NoiseStream, *, dropped: float) -> tuple[Tensor, Tensor]:
         """The recipe's loss of one noisy copy of every latent (b,) and the times t (b,) of the copies.

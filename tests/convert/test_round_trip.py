@@ -15,6 +15,7 @@ from ldm.convert.weights import read_weights
 from ldm.core.bundle import load_bundle, save_bundle
 from ldm.core.config_io import to_dict
 from ldm.model_folder import AUTOENCODER, LDM
+from ldm.samplers.tuned import TUNED
 
 PLACES = {"compvis": "model.safetensors", "diffusers": "folder", "native": "model"}
 
@@ -33,6 +34,12 @@ def test_out_and_in_again_is_the_same_model(tmp_path, layout, name, dtype):
         other = second if path.is_file() else second / file.relative_to(path)
         first, then = read_weights(file).tensors, read_weights(other).tensors
         assert first.keys() == then.keys() and all(torch.equal(first[n], then[n]) for n in first)
+
+
+def test_tables_of_another_model_do_not_stay_beside_a_converted_one(tmp_path):
+    (tmp_path / TUNED).write_text("{}")
+    write_native(small.made("1"), tmp_path)
+    assert not (tmp_path / TUNED).exists()
 
 
 @torch.no_grad()

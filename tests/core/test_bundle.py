@@ -3,12 +3,13 @@
 import errno
 import os
 import re
+import socket
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ldm.core.bundle import BundleError, content_hash, load_bundle, save_bundle, write_atomically
+from ldm.core.bundle import BundleError, _replacing, content_hash, load_bundle, save_bundle, write_atomically
 
 CONFIG = {"model": {"kind": "kl", "mult": [1, 2], "rate": 1e-4}}
 
@@ -137,3 +138,13 @@ def test_a_few_bytes_are_truncated_and_no_pickle(tmp_path, length):
     (tmp_path / "x.safetensors").write_bytes(b"\x80" * length)
     with pytest.raises(BundleError, match=f"{length} bytes, truncated"):
         load_bundle(tmp_path / "x.safetensors")
+
+
+def test_processes_of_one_number_on_two_machines_write_to_names_of_their_own(tmp_path, monkeypatch):
+    names = []
+    for host in ("one", "two"):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        with _replacing(tmp_path / "file") as partial:
+            partial.touch()
+            names.append(partial)
+    assert names[0] != names[1]

@@ -32,6 +32,15 @@ def test_the_last_few_stay_under_their_step(keep, names, tmp_path):
         assert torch.load(tmp_path / name)["weights"][0] == int(name[5:-5])
 
 
+def test_in_a_folder_that_was_begun_again_the_new_ones_stay(tmp_path):
+    for step in (400, 600):
+        WholeCheckpoints(2).save_checkpoint(state(step), tmp_path / LAST)
+    (tmp_path / LAST).unlink()
+    for step in (100, 200):
+        WholeCheckpoints(2).save_checkpoint(state(step), tmp_path / LAST)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LAST, "step-00000100.ckpt", "step-00000200.ckpt"]
+
+
 def test_a_disk_without_hard_links_gets_copies(tmp_path, monkeypatch):
     def refused(self, target):
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))

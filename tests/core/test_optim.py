@@ -1,12 +1,15 @@
 """The optimiser and the shape of its learning rate."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ldm.core.optim import OptimSpec, adamw, lay_out, scheduled
+from ldm.core.checkpoints import use_settings
+from ldm.core.optim import OptimSpec, adamw, clip, lay_out, scheduled
 
 
 def test_the_rate_rises_stays_and_falls_to_zero():
@@ -72,3 +75,43 @@ def test_moments_that_lay_in_memory_otherwise_take_the_same_step():
     step(net, optimizer)
     step(other, another)
     assert torch.equal(net.weight, other.weight)
+
+
+@pytest.mark.parametrize("scale", [None, 8.0])
+def test_longer_gradients_are_shortened_to_the_norm_also_where_float16_has_scaled_them(scale):
+    net = nn.Linear(3, 2)
+    optimizer = adamw(net, OptimSpec())
+    scaler = None if scale is None else SimpleNamespace(get_scale=lambda: scale)
+    for weight in net.parameters():
+        weight.grad = torch.full_like(weight, 10.0)
+    clip(SimpleNamespace(precision_plugin=SimpleNamespace(scaler=scaler)), optimizer, OptimSpec(clip=0.5))
+    norm = torch.cat([weight.grad.flatten() for weight in net.parameters()]).norm().item()
+    assert norm == pytest.approx(0.5 * (scale or 1.0), rel=1e-5)
+
+
+def test_a_resumed_optimiser_has_the_settings_of_now():
+    """What `adamw` would have been made with, its moments and its step kept."""
+
+    def made(spec):
+        torch.manual_seed(0)
+        optimizer = adamw(nn.Sequential(nn.Linear(2, 2), nn.GroupNorm(1, 2)), spec)
+        return optimizer, scheduled(optimizer, spec)["lr_scheduler"]["scheduler"]
+
+    before = OptimSpec(lr=1e-2, weight_decay=0.5, betas=(0.5, 0.6), warmup=0, steps=10)
+    now = OptimSpec(lr=2e-2, weight_decay=0.1, betas=(0.9, 0.95), warmup=8, steps=20)
+    optimizer, schedule = made(before)
+    for _ in range(3):
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        schedule.step()
+    checkpoint = {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": [schedule.state_dict()]}
+    moments = optimizer.state[optimizer.param_groups[0]["params"][0]]["exp_avg"].clone()
+    use_settings(checkpoint, now)
+    resumed, its_schedule = made(now)
+    resumed.load_state_dict(checkpoint["optimizer_states"][0])
+    its_schedule.load_state_dict(checkpoint["lr_schedulers"][0])
+    for group, decay in zip(resumed.param_groups, (0.1, 0.0), strict=True):
+        assert (group["weight_decay"], tuple(group["betas"]), group["lr"]) == (decay, (0.9, 0.95), 2e-2 * 4 / 8)
+    assert torch.equal(resumed.state[resumed.param_groups[0]["params"][0]]["exp_avg"], moments)

@@ -1,6 +1,7 @@
 """The guess of the latent from the text: what it learns, how it reaches the U-Net, what is refused."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +77,21 @@ def test_an_interrupted_training_goes_on_to_the_bit(tmp_path, monkeypatch, stopp
     assert all(
         torch.equal(a, b) for a, b in zip(whole.parameters(), trained(tmp_path / "parts").parameters(), strict=True)
     )
+
+
+def test_of_several_processes_the_first_trains_and_all_read_what_it_wrote(tmp_path, monkeypatch):
+    first, second, said = LatentGuess(SPEC), LatentGuess(SPEC), []
+    monkeypatch.setattr(training, "SAVED_EVERY", 80)
+    monkeypatch.setattr(training, "world", lambda: SimpleNamespace(first=True, told=said.append))
+    train_guess(first, lesson(200), tmp_path)
+    assert said == [True, True, False]  # none of the waits is longer than 80 steps
+    heard = iter(said)
+    monkeypatch.setattr(training, "world", lambda: SimpleNamespace(first=False, told=lambda value: next(heard)))
+    monkeypatch.setattr(training, "_regress", None)
+    monkeypatch.setattr(training, "_keep", None)
+    train_guess(second, lesson(200), tmp_path, LatentGuess(SPEC))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not list(heard)
 
 
 def test_numbers_that_are_not_finite_end_it_with_the_tensor(tmp_path):

@@ -12,7 +12,8 @@ from PIL import Image
 from autoencoder.build import load_autoencoder
 from autoencoder.config import AutoencoderConfig
 from autoencoder.fit import fit
-from ldm.model_folder import AUTOENCODER, load_model
+from ldm.model_folder import AUTOENCODER, VOCABULARY, load_model, save_sibling
+from ldm.samplers.tuned import TUNED
 from ldm.training.finetune_autoencoder import finetune_autoencoder
 
 
@@ -54,6 +55,29 @@ def test_scaled_gradients_are_refused(tmp_path, precision):
 
 
 @pytest.mark.slow
+def test_the_folder_of_a_new_decoder_is_whole(shapes, model_folder, tmp_path):
+    """Also where the model reads the autoencoder of another folder."""
+    own, sibling = Path(shutil.copytree(model_folder, tmp_path / "own")), tmp_path / "sibling"
+    model = load_model(own)
+    save_sibling(sibling, model.config, dict(model.stored().state_dict()), own)
+    before = {folder: load_model(folder) for folder in (own, sibling)}
+    for folder in before:
+        for name in (VOCABULARY, TUNED):
+            (folder / name).write_bytes(b"of " + folder.name.encode())
+    for folder, old in before.items():
+        out = tmp_path / f"tuned-{folder.name}"
+        fixed = ("loss.lpips=0", "data.crop=null", "data.batch=4", "optim.steps=1", "validate_every=1")
+        recipe = stages.ROOT / "configs/finetune/autoencoder.yaml"
+        written = finetune_autoencoder(folder, str(shapes / "train"), recipe, fixed, out)
+        alone = Path(shutil.move(written, tmp_path / f"alone-{folder.name}"))
+        new = load_model(alone)
+        assert new.latents == old.latents and (alone / VOCABULARY).read_bytes() == b"of " + folder.name.encode()
+        assert (new.sha256 == old.sha256) == (alone / TUNED).exists() == (folder == own)
+        ours, theirs = new.stored().state_dict(), old.stored().state_dict()
+        assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+
+
+@pytest.mark.slow
 def test_a_folder_holds_one_run(shapes, model_folder, tmp_path):
     def tuned(data, *changes):
         fixed = ("loss.lpips=0", "data.crop=null", "data.batch=4", "optim.steps=1", "validate_every=1")
@@ -63,7 +87,7 @@ def test_a_folder_holds_one_run(shapes, model_folder, tmp_path):
     assert load_model(tuned(shapes / "train"))
     elsewhere = shutil.copytree(shapes / "train", tmp_path / "moved")
     assert load_model(tuned(elsewhere, "optim.steps=2"))
-    with pytest.raises(ValueError, match="holds a run with another loss;"):
+    with pytest.raises(ValueError, match="holds a run with loss.kl 0.0, and now it is 0.5;"):
         tuned(elsewhere, "loss.kl=0.5")
     shutil.copy(elsewhere / "01.png", elsewhere / "00.png")
     with pytest.raises(ValueError, match="holds a run with another data;"):

@@ -1,8 +1,10 @@
 """Distillation: a student starts as its teacher, is shown the right targets, and comes out as a model that draws."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import stages
@@ -10,18 +12,22 @@ import torch
 from PIL import Image
 
 from ldm.config import RunConfig
-from ldm.core.bundle import load_bundle
+from ldm.core.bundle import load_bundle, save_bundle
 from ldm.core.config_io import load
+from ldm.core.one_run import DATA, MODEL, remember
 from ldm.core.rng import NoiseStream
+from ldm.data.content import content_of
+from ldm.data.folder import FolderSpec, read_listing
 from ldm.denoiser import bind, counted
 from ldm.guidance.free import classifier_free
 from ldm.inference.pipeline import Request, txt2img
-from ldm.model_folder import load_model
+from ldm.model_folder import LDM, load_model
+from ldm.nets.text import ClipSpec
 from ldm.process.conditionals import q_sample
 from ldm.process.grid import TimeGrid, spaced
 from ldm.samplers import ddim
 from ldm.training.distill import GUIDANCE, TOGETHER, Distillation, DistillConfig, student_config
-from ldm.training.distill_fit import _with
+from ldm.training.distill_fit import _with, distill
 
 B = 6
 PROMPTS = ["a red circle", "a blue square", "", "a green circle", "a black square", "a red square"]
@@ -143,6 +149,15 @@ def test_the_teacher_stays_and_the_student_learns(teacher, student, config):
     assert all(p.grad is not None for name, p in stage.net.named_parameters() if name.startswith("distilled_embed"))
 
 
+def test_gradients_are_shortened_to_the_configured_norm(teacher, student, config):
+    stage = Distillation(student, teacher, GUIDANCE, replace(config, optim=replace(config.optim, clip=0.01)))
+    stage._trainer = SimpleNamespace(precision_plugin=None)
+    stage.loss(batch(teacher), NoiseStream([0])).mean().backward()
+    stage.configure_gradient_clipping(stage.configure_optimizers()["optimizer"])
+    gradients = [p.grad for p in stage.net.parameters() if p.grad is not None]
+    assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(0.01, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -165,6 +180,31 @@ def test_a_teacher_of_noise_is_refused(teacher, config):
         student_config(noise, config)
     with pytest.raises(ValueError, match="one that is distilled"):
         student_config(student_config(teacher.config, config), config)
+
+
+def test_a_teacher_whose_text_encoder_learns_is_refused(teacher, config):
+    with pytest.raises(ValueError, match="teacher: its text encoder learns .* distil a model with a frozen"):
+        student_config(replace(teacher.config, text=ClipSpec(trainable=True)), config)
+
+
+def test_stages_that_another_distillation_finished_are_not_taken_over(model_folder, config, shapes, tmp_path):
+    other, out = tmp_path / "other", tmp_path / "out"
+    data = replace(config.data, train=f"{shapes}/train", val=f"{shapes}/val", cache=f"{tmp_path}/cache")
+    config = replace(config, data=data)
+    begun = {DATA: content_of(read_listing(FolderSpec(path=data.train))), MODEL: load_model(model_folder).key}
+    remember(config, begun, out)
+    (out / "guidance").mkdir()
+    (out / "guidance/student.safetensors").touch()
+    with pytest.raises(ValueError, match="guidance/student.safetensors: the file is empty"):
+        distill(replace(config, shared=True), out)  # the same distillation takes it
+    faster = replace(config, optim=replace(config.optim, lr=0.5))
+    with pytest.raises(ValueError, match=r"holds a run with optim.lr 0.001, and now it is 0.5;"):
+        distill(faster, out)
+    shutil.copytree(model_folder, other)
+    bundle = load_bundle(other / LDM)
+    save_bundle(other / LDM, bundle.config, {name: w + 0.01 for name, w in bundle.weights.items()}, **bundle.meta)
+    with pytest.raises(ValueError, match="holds a run with another model;"):
+        distill(replace(config, teacher=str(other)), out)
 
 
 def options(model_folder, shapes, out, *changes):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from ldm.core import command
 from ldm.core.bundle import load_bundle, save_bundle
 from ldm.inference.adapters import add_words
-from ldm.model_folder import LDM, load_model
+from ldm.model_folder import AUTOENCODER, LDM, load_model
 from ldm.nets.lora import read_tensors
 
 QUICK = ("optim.steps=4", "optim.warmup=0", "optim.lr=0.01", "validate_every=4", "save_every=2", "data.batch=4")
@@ -116,6 +116,20 @@ def test_all_weights_are_learned_into_a_model_folder(method, finetune, txt2img, 
     assert "a circle" in rows and "sks" not in rows
 
 
+@pytest.mark.slow
+def test_a_model_of_pixels_is_trained_drawn_with_and_fine_tuned(finetune, txt2img, shapes, tmp_path):
+    pixels = ("net.in_channels=3", "net.out_channels=3", "optim.steps=2", "validate_every=2", "precision=32-true")
+    options = stages.ldm_options(shapes, '""', tmp_path / "ldm", *pixels)
+    folder = stages.finish(stages.start("train_ldm", *options)).splitlines()[-1]
+    assert not (Path(folder) / AUTOENCODER).exists() and load_model(folder).config.codec.path == ""
+    prompt = ("--prompt", "a red circle")
+    code, _, files = txt2img(*prompt, model=folder, out=tmp_path / "before")
+    assert code == 0 and Image.open(files[0]).size == (32, 32)
+    code, err, out = finetune("--method", "full", "--model", folder)
+    assert code == 0, err
+    assert txt2img(*prompt, model=out[-1], out=tmp_path / "after")[0] == 0
+
+
 def test_what_cannot_be_is_refused_in_one_line(finetune, model_folder, shapes, tmp_path):
     empty, bare = tmp_path / "empty", tmp_path / "bare"
     empty.mkdir()
@@ -134,6 +148,7 @@ def test_what_cannot_be_is_refused_in_one_line(finetune, model_folder, shapes, t
         (finetune(*words, "my cat"), "is to be one word"),
         (finetune("--stage", "autoencoder", changes=("data.cache=null",)), "config.data.cache: unknown key"),
         (finetune("--stage", "autoencoder", "--token", "x"), "--token: the autoencoder reads no captions"),
+        (finetune("--stage", "autoencoder", *words[:2]), "--method: the methods are ways to fine-tune stage 2"),
         (finetune(changes=("logger=wandb",), out=tmp_path / "w"), "needs the package wandb"),
     ]
     for (code, err, _), message in cases:
@@ -161,8 +176,9 @@ def test_a_folder_holds_one_run(finetune, tmp_path, model_folder):
     (tmp_path / "run").mkdir()
     recipe = (stages.ROOT / "configs/smoke/finetune.yaml").read_text()
     (tmp_path / "run/config.yaml").write_text(recipe)
+    (tmp_path / "run/last.ckpt").touch()  # it has begun
     code, err, _ = finetune()
-    assert code == 2 and "holds a run with another data" in err[-1]
+    assert code == 2 and "holds a run with model 'runs/smoke/ldm/model', and now it is" in err[-1]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ldm.build import Model
 from ldm.core.distributed import World
 from ldm.core.rng import NoiseStream
 from ldm.data.position import Shared
@@ -17,7 +18,9 @@ from ldm.evaluation.style import balanced, real_rate, style_of
 from ldm.model_folder import load_model
 from ldm.nets.clip import ClipEncoder, ClipSpec
 from ldm.nets.lora import Lora, merged
+from ldm.training import finetune_fit
 from ldm.training.datamodule import cacheable
+from ldm.training.finetune import FinetuneConfig
 from ldm.training.lora import LoraSpec, inject, trained, without_adapters
 from ldm.training.module import Kept, LatentDiffusion
 from ldm.training.prior import PriorSpec, TwoSets, draw_prior, prompts
@@ -147,6 +150,16 @@ def test_pictures_of_a_prior_are_those_of_its_prompts(model, tmp_path):
     draw_prior(model, spec, ["a", "c"], 0, tmp_path)
     after = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.glob("*.png")}
     assert after["00000.png"] == before["00000.png"] and after["00001.png"][1] != before["00001.png"][1]
+
+
+def test_a_prior_is_drawn_on_the_device_of_training(model, tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(finetune_fit, "pick_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(Model, "to", lambda self, device: done.append(str(device)) or self)
+    monkeypatch.setattr(finetune_fit, "draw_prior", lambda *arguments: done.append("drawn"))
+    config = FinetuneConfig(token="<new>", prior=PriorSpec(pictures=2))
+    finetune_fit._prior(config, model, ["a red circle"], tmp_path)
+    assert done == ["cuda", "drawn", "cpu"]
 
 
 def test_the_style_of_a_picture_is_that_of_most_of_its_neighbours():

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import stages
 import torch
+from test_guessed import GUESS
 
 pytestmark = pytest.mark.slow
 EXACT = ("precision=32-true",)
@@ -71,6 +72,18 @@ def test_two_processes_have_the_gradient_of_one(script, shapes, random_autoencod
     stages.finish(stages.start(script, *one))
     ours, theirs = map(first_gradient, outs)
     assert theirs.norm() > 0 and (ours - theirs).norm() <= 1e-6 * theirs.norm()
+
+
+def test_the_guess_of_two_processes_is_that_of_one(shapes, random_autoencoder, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in ("one", "two"):
+        options = stages.ldm_options(
+            shapes, random_autoencoder, tmp_path / name / "out", *EXACT, *GUESS, "optim.steps=1"
+        )
+        run_two("train_ldm", *options) if name == "two" else stages.finish(stages.start("train_ldm", *options))
+    files = sorted(path.name for path in (tmp_path / "one/out").glob("guess*"))
+    assert files == [*(f"guess-without-{k}.safetensors" for k in range(2)), "guess.safetensors"]
+    assert all((tmp_path / "one/out" / f).read_bytes() == (tmp_path / "two/out" / f).read_bytes() for f in files)
 
 
 @pytest.mark.parametrize("encode", ["ahead", "along"])

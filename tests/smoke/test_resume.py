@@ -1,5 +1,6 @@
 """A run that was interrupted and then killed ends with the same bits as one that was left alone."""
 
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -8,6 +9,12 @@ from typing import Any
 import pytest
 import stages
 import torch
+
+import autoencoder.fit
+import ldm.training.fit
+from autoencoder.config import AutoencoderConfig
+from ldm.config import RunConfig
+from ldm.core.config_io import load
 
 pytestmark = pytest.mark.slow
 EXACT = ("precision=32-true", "optim.steps=30", "save_every=4", "validate_every=10")
@@ -75,3 +82,29 @@ def test_interrupted_and_killed_run_ends_as_the_uninterrupted_one(script, shapes
     ours, theirs = checkpoint(parts), checkpoint(whole)
     for part in ("global_step", "state_dict", "ema", "optimizer_states", "lr_schedulers"):
         assert_same(ours[part], theirs[part], part)
+
+
+@pytest.mark.parametrize("script", ["train_autoencoder", "train_ldm"])
+def test_a_folder_holds_one_run_wherever_its_data_lie(script, shapes, random_autoencoder, tmp_path):
+    def trained(data: Path, steps: int, *changes: str):
+        quick = ("precision=32-true", f"optim.steps={steps}", "validate_every=2", *changes)
+        if script == "train_autoencoder":
+            given = stages.autoencoder_options(data, tmp_path / "out", "loss.lpips=0", *quick)
+            fit, kind, recipe = autoencoder.fit.fit, AutoencoderConfig, "configs/smoke/autoencoder.yaml"
+        else:
+            given = stages.ldm_options(data, random_autoencoder, tmp_path / "out", *quick)
+            fit, kind, recipe = ldm.training.fit.fit, RunConfig, "configs/smoke/ldm.yaml"
+        fit(load(stages.ROOT / recipe, kind, given[given.index("--set") + 1 :: 2]), tmp_path / "out")
+
+    trained(shapes, 2)
+    before = (tmp_path / "out/config.yaml").read_text()
+    for change, words in (("data.batch=8", "data.batch 4, and now it is 8"), ("seed=1", "seed 0, and now it is 1")):
+        with pytest.raises(ValueError, match=f"holds a run with {words}"):
+            trained(shapes, 4, change)
+    assert (tmp_path / "out/config.yaml").read_text() == before
+    moved = shutil.copytree(shapes, tmp_path / "moved")
+    trained(moved, 3)
+    assert checkpoint(tmp_path / "out")["global_step"] == 3
+    shutil.copy(moved / "train/01.png", moved / "train/00.png")
+    with pytest.raises(ValueError, match="holds a run with another data;"):
+        trained(moved, 4)

@@ -1,6 +1,7 @@
 """The classifier of noisy latents trains on a folder of pictures with the command that a user types."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import stages
@@ -11,7 +12,7 @@ from ldm.core.config_io import load, to_dict
 from ldm.model_folder import LDM
 from ldm.nets.classifier import load_classifier
 from ldm.process.schedule import Cosine
-from ldm.training.classifier import ClassifierConfig, fit
+from ldm.training.classifier import ClassifierConfig, ClassifierTraining, fit
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(path.name for path in (ROOT / "configs/classifier").glob("*.yaml"))
@@ -72,6 +73,16 @@ def test_a_classifier_that_does_not_fit_is_refused(change, message, shapes, mode
     overrides = settings(shapes, model_folder, tmp_path / "cache", **change)
     with pytest.raises(ValueError, match=message):
         fit(load(ROOT / "configs/classifier/style.yaml", ClassifierConfig, overrides), tmp_path / "out")
+
+
+def test_gradients_are_shortened_to_the_configured_norm(shapes, model_folder, tmp_path):
+    overrides = settings(shapes, model_folder, tmp_path, **{"optim.clip": 0.01})
+    module = ClassifierTraining(load(ROOT / "configs/classifier/style.yaml", ClassifierConfig, overrides), Cosine())
+    module._trainer = SimpleNamespace(precision_plugin=None)
+    module.net(torch.randn(2, 4, 8, 8), torch.zeros(2)).sum().backward()
+    module.configure_gradient_clipping(module.configure_optimizers()["optimizer"])
+    gradients = [p.grad for p in module.net.parameters() if p.grad is not None]
+    assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_another_bundle_is_no_classifier(random_autoencoder):

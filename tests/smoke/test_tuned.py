@@ -14,9 +14,10 @@ from ldm.core import command
 from ldm.core.config_io import from_dict
 from ldm.evaluation import quality
 from ldm.inference.options import sampler_options
-from ldm.model_folder import load_model
+from ldm.model_folder import load_model, save_model
 from ldm.process.piecewise import PiecewiseLogSNR
-from ldm.samplers.tuned import load_tuned
+from ldm.process.variance import AnalyticVariance
+from ldm.samplers.tuned import TUNED, Tuned, load_tuned, save_tuned
 
 DRAW = ("--prompt", "a red circle", "--steps", "4", "--spacing", "tuned", "--sampler", "ancestral")
 ANALYTIC = ("--option", "variance=analytic")
@@ -54,6 +55,19 @@ def test_tables_that_are_missing_or_of_another_model_are_refused_in_one_line(tun
     changed["variance"]["model"] = "0" * 64
     (tuned / "tuned.json").write_text(json.dumps(changed))
     assert "measured on model 000000000000" in refused(tuned)
+
+
+def test_a_model_that_is_written_anew_keeps_only_tables_that_are_its_own(model_folder, random_autoencoder, tmp_path):
+    model = load_model(model_folder)
+    weights = dict(model.stored().state_dict())
+    before = save_model(tmp_path, model.config, weights, random_autoencoder)
+    variance = AnalyticVariance(logsnr=(1.0, 0.0), gamma=(0.9, 0.1), model=before)
+    save_tuned(tmp_path, Tuned(variance=variance, timesteps=(1, 9), paths=((9,),), nats=(3.0,), pictures=8))
+    assert save_model(tmp_path, model.config, weights, random_autoencoder) == before
+    assert (tmp_path / TUNED).is_file()
+    changed = {name: weight + 0.01 for name, weight in weights.items()}
+    assert save_model(tmp_path, model.config, changed, random_autoencoder) != before
+    assert not (tmp_path / TUNED).exists()
 
 
 @pytest.mark.slow
