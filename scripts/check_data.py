@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ldm.core.command import parsed, run
+
 
 def main() -> None:
     """Parse, look, report."""
@@ -20,7 +22,7 @@ def main() -> None:
     parser.add_argument(
         "--sheet", type=Path, default=Path("out/contact_sheet.png"), help="PNG to write (default: %(default)s)"
     )
-    options = parser.parse_args()
+    options = parsed(parser)
 
     from tqdm import tqdm
 
@@ -38,6 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ldm.core.command import run
-
     run(main)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ldm.core.command import parsed, run
+
 
 def main() -> None:
     """Parse, convert, say where the result is."""
@@ -18,7 +20,7 @@ def main() -> None:
     p.add_argument("--variant", metavar="NAME", help="which weights: ema, non_ema, fp16, ... where there are several")
     p.add_argument("--allow-pickle", action="store_true", help="read .ckpt and .bin files: tensors, nothing is run")
     p.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="precision to write; default: as read")
-    arguments = p.parse_args()
+    arguments = parsed(p)
 
     from ldm.convert.command import convert
 
@@ -26,6 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ldm.core.command import run
-
     run(main)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ldm.core.command import parsed, run
+
 
 def main() -> None:
     """Parse, convert."""
@@ -18,7 +20,7 @@ def main() -> None:
         help="folder of the unpacked package that holds model.safetensors and tokenizer.json",
     )
     parser.add_argument("--out", type=Path, default=Path("models/minilm"), help="folder to write")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
 
     from ldm.convert.minilm import convert_minilm
 
@@ -27,6 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ldm.core.command import run
-
     run(main)

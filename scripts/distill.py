@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ldm.core.command import parsed, run
+
 
 def main() -> None:
     """Parse, load the configuration, distil."""
@@ -14,7 +16,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/distill/emoji.yaml", help="YAML file of the distillation")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. optim.lr=1e-4")
     parser.add_argument("--out", default="runs/distill", help="folder of the stages and of the finished model")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
 
     from ldm.core.config_io import load
     from ldm.training.distill import DistillConfig
@@ -28,6 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ldm.core.command import run
-
     run(main)

@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from ldm.core.command import parsed, run
+
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__)
@@ -37,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    options = parser().parse_args()
+    options = parsed(parser())
     from autoencoder.metrics import psnr, ssim
     from autoencoder.perceptual import load_lpips, perceptual_distance
     from ldm.core.device import pick_device
@@ -64,6 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ldm.core.command import run
-
     run(main)

@@ -9,6 +9,9 @@ from pathlib import Path
 BEGAN = time.monotonic()
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from ldm.core.command import parsed, run
+
 METHODS = ("lora", "full", "dreambooth", "textual-inversion")
 
 
@@ -24,7 +27,7 @@ def main() -> None:
     p.add_argument("--config", help="recipe (default: configs/finetune/METHOD.yaml)")
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. optim.steps=400")
     p.add_argument("--out", help="folder of checkpoints, samples and the result (default: runs/finetune/METHOD)")
-    arguments = p.parse_args()
+    arguments = parsed(p)
     from ldm.core.distributed import world
     from ldm.training.finetune_command import run_from
 
@@ -34,6 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ldm.core.command import run
-
     run(main)

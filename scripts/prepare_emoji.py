@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ldm.core.command import parsed, run
+
 
 def main() -> None:
     """Parse, fetch, report."""
@@ -17,7 +19,7 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", metavar="GROUP", help="kinds of things (default: six of the eight)")
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides what is held out (default: %(default)s)")
-    options = parser.parse_args()
+    options = parsed(parser)
 
     from ldm.data.emoji.names import DEFAULT_GROUPS
     from ldm.data.emoji.prepare import prepare
@@ -36,6 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ldm.core.command import run
-
     run(main)

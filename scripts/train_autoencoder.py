@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ldm.core.command import parsed, run
+
 
 def main() -> None:
     """Parse, load the configuration, train."""
@@ -15,7 +17,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. optim.lr=1e-4")
     parser.add_argument("--out", default="runs/autoencoder", help="folder of checkpoints, logs and the bundle")
     parser.add_argument("--init", type=Path, help="bundle whose weights a fresh run starts from")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
 
     from autoencoder.config import AutoencoderConfig
     from ldm.core.config_io import load
@@ -32,6 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ldm.core.command import run
-
     run(main)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ldm.core.command import parsed, run
+
 
 def main() -> None:
     """Parse, load the configuration, train."""
@@ -14,7 +16,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/classifier/style.yaml", help="YAML file of the run")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. optim.lr=1e-4")
     parser.add_argument("--out", default="runs/classifier", help="folder of checkpoints, logs and the bundle")
-    arguments = parser.parse_args()
+    arguments = parsed(parser)
 
     from ldm.core.config_io import load
     from ldm.core.lock import claimed
@@ -26,6 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ldm.core.command import run
-
     run(main)

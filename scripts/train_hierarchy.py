@@ -8,6 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from ldm.core.command import parsed, run
+
 
 def dims(text: str) -> tuple[int, ...]:
     """Numbers of each level, the one next to the data first."""
@@ -36,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    options = parser().parse_args()
+    options = parsed(parser())
     from ldm.training.hierarchy import train_all
 
     for text in train_all(options):
@@ -44,6 +46,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ldm.core.command import run
-
     run(main)

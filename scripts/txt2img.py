@@ -9,14 +9,15 @@ ROOT = Path(__file__).resolve().parent.parent
 UPSCALER = ROOT / "models" / "emoji-upscaler"
 sys.path.insert(0, str(ROOT))
 
-from ldm.inference.arguments import add_picture_options
+from ldm.core.command import parsed, run
+from ldm.inference.arguments import OTHER_NAMES, add_picture_options
 
 
 def parser() -> argparse.ArgumentParser:
     """The options; everything heavy is imported only after they were read."""
     p = argparse.ArgumentParser(description=__doc__)
     switch = argparse.BooleanOptionalAction  # a picture that is drawn again may have it on
-    p.add_argument("--prompt", default="a red apple", help='what to draw, e.g. "rocket, flat twemoji"')
+    p.add_argument("--prompt", help="what to draw (default, of the shipped model: 'a red apple')")
     p.add_argument("--style", help="how to draw a prompt without a comma, which does not say; '': as it is")
     p.add_argument("--literal", action="store_true", help="read what the model never met as it is, not as the nearest")
     p.add_argument("--negative", default="", help="what to move away from")
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--dtype", default="auto", choices=["auto", "bfloat16", "float16", "float32"])
     p.add_argument("--attention", default="auto", choices=["auto", "sdpa", "xformers", "plain"], help="its kernel")
     p.add_argument("--tile", action=switch, default=False, help="decode in strips: less memory, the same picture")
-    p.add_argument("--need", action="store_true", help="say what memory it takes, also where that is little")
+    p.add_argument("--need", action="store_true", help="always print the memory that it takes")
     p.add_argument("--offload", action="store_true", help="keep on the GPU only the part that is at work")
     p.add_argument(
         "--compile", action=switch, default=False, help="compile the U-Net: a slow first step, then faster ones"
@@ -66,17 +67,21 @@ def main() -> None:
     """Parse, draw, say where the pictures are."""
     p = parser()
     p.set_defaults(models=ROOT / "models", unspelled=False)
-    arguments = p.parse_args()
+    arguments = parsed(p, OTHER_NAMES)
     if arguments.from_picture is not None:
         from ldm.inference.redraw import remembered
 
         p.set_defaults(**remembered(arguments.from_picture, ROOT / "models"))
-        arguments = p.parse_args()
+        arguments = parsed(p)
     arguments.model_given = arguments.turbo or arguments.model != p.get_default("model")
     if arguments.turbo and arguments.model != p.get_default("model"):
         raise ValueError(f"--turbo, --model: the one means models/emoji-turbo, the other {arguments.model}; give one")
     if arguments.turbo:
         arguments.model = ROOT / "models" / "emoji-turbo"
+    if arguments.prompt is None:
+        if arguments.model_given:
+            raise ValueError('--prompt: say what to draw, e.g. --prompt "a red apple"')
+        arguments.prompt = "a red apple"
     from ldm.inference.command import draw
 
     for path in draw(arguments):
@@ -84,6 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from ldm.core.command import run
-
     run(main)

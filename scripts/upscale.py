@@ -8,6 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from ldm.core.command import parsed, run
+
 
 def parser() -> argparse.ArgumentParser:
     """The options; everything heavy is imported only after they were read."""
@@ -30,13 +32,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Parse, enlarge, say where the picture is."""
-    arguments = parser().parse_args()
+    arguments = parsed(parser())
     from ldm.inference.upscale_command import enlarge
 
     print(enlarge(arguments))
 
 
 if __name__ == "__main__":
-    from ldm.core.command import run
-
     run(main)

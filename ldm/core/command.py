@@ -1,9 +1,45 @@
-"""How a script ends: a user's mistake is one line on stderr and exit code 2, never a traceback."""
+"""How a script begins and ends: a user's mistake is one line on stderr and exit code 2, never a traceback."""
 
+import argparse
 import atexit
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+UNKNOWN = "unrecognized arguments: "  # argparse's words
+
+
+def parsed(parser: argparse.ArgumentParser, other_names: Mapping[str, str] | None = None) -> argparse.Namespace:
+    """The options of the command line; --help tells the defaults, and a mistake is an error of one line.
+
+    Args:
+        parser: of the script.
+        other_names: what other programs call an option -> what it is called here.
+
+    Raises:
+        ValueError: an option is unknown, missing, or its value is none.
+    """
+    for action in parser._actions:
+        told = action.help is None or "default" in action.help
+        if not told and action.default not in (None, False, "", [], argparse.SUPPRESS):
+            action.help = f"{action.help} (default: %(default)s)"
+
+    def refuse(message: str) -> NoReturn:
+        if message.startswith(UNKNOWN):
+            name = message.removeprefix(UNKNOWN).split()[0].partition("=")[0]
+            message = f"{name}: unknown{_meant(name, parser, other_names or {})}"
+        raise ValueError(f"{message}; --help lists the options")
+
+    parser.error = refuse  # type: ignore[method-assign]  # argparse's own prints the whole usage first
+    return parser.parse_args()
+
+
+def _meant(name: str, parser: argparse.ArgumentParser, other_names: Mapping[str, str]) -> str:
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = [other_names[name]] if name in other_names else difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 def run(main: Callable[[], None]) -> None:
@@ -15,8 +51,8 @@ def run(main: Callable[[], None]) -> None:
         text = " ".join(str(error).split())
         sys.stderr.write(f"error: {text}\n")
         code = 2
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"{' '.join(['stopped', *map(str, stop.args)])}\n")
         code = 130
     if _among_others():
         _leave(code)

@@ -11,18 +11,22 @@ from PIL import Image, ImageDraw, ImageFont
 from ldm.core.images import save_png
 
 MARGIN = 72  # pixels for the name of a row
+NARROWEST = 96  # pixels of a column, which the head above it has to itself; smaller pictures are enlarged
 
 
 def save_sheet(rows: Sequence[tuple[str, Path]], heads: Sequence[str], path: Path) -> None:
     """Write rows below each other, with their names beside them and the heads of the columns above.
 
     Args:
-        rows: name and PNG of each, all of one size.
+        rows: name and PNG of each, all of one size; small pictures are enlarged by a whole number.
         heads: one for each column; "" leaves it without.
         path: PNG to write.
     """
     strips = [Image.open(row).convert("RGB") for _, row in rows]
     width, height = strips[0].size
+    times = max(1, -(-NARROWEST * len(heads) // width))
+    width, height = width * times, height * times
+    strips = [strip.resize((width, height), Image.Resampling.NEAREST) for strip in strips]
     font, cell = ImageFont.load_default(12), width // len(heads)
     texts = [wrapped(head, cell, font) for head in heads]
     top = 8 + 15 * max(text.count("\n") + 1 if text else 0 for text in texts)
@@ -38,12 +42,23 @@ def save_sheet(rows: Sequence[tuple[str, Path]], heads: Sequence[str], path: Pat
 
 
 def wrapped(text: str, width: int, font: Any) -> str:
-    """`text` in lines of at most `width` pixels; a longer word has a line of its own."""
+    """`text` in lines of at most `width` pixels; a longer word is broken."""
     lines = [""]
-    for word in text.split():
+    words = [part for word in text.split() for part in broken(word, width, font)]
+    for word in words:
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width - 8 or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(word)
     return "\n".join(lines)
+
+
+def broken(word: str, width: int, font: Any) -> list[str]:
+    """A word in parts of at most `width` pixels, of a letter at least."""
+    parts = [""]
+    for letter in word:
+        if parts[-1] and font.getlength(parts[-1] + letter) > width - 8:
+            parts.append("")
+        parts[-1] += letter
+    return parts

@@ -29,20 +29,20 @@ from ldm.core.sharded import FullySharded
 
 
 class StopRequested(Exception):
-    """Ctrl-C was pressed and the checkpoint is written."""
+    """Ctrl-C was pressed, or the end was asked for, and the checkpoint is written."""
 
 
-class StopAtCtrlC(Callback):
-    """On Ctrl-C the step is finished and a checkpoint written; a second Ctrl-C stops at once."""
+class StopWhenAsked(Callback):
+    """On Ctrl-C, or SIGTERM of a scheduler, the step is finished and a checkpoint written; the second stops at once."""
 
     def __init__(self, path: Path):
         self._path, self._asked = path, False
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Listen for Ctrl-C, which only the main thread can."""
+        """Listen, which only the main thread can."""
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
+            self._before = {asked: signal.signal(asked, self._ask) for asked in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Stop if asked to."""
@@ -50,13 +50,15 @@ class StopAtCtrlC(Callback):
             self._asked = trainer.strategy.reduce_boolean_decision(self._asked, all=False)
         if self._asked:
             trainer.save_checkpoint(self._path)
-            raise StopRequested
+            raise StopRequested(
+                f"after step {trainer.global_step}, which is saved; the same command goes on from there"
+            )
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Stop listening."""
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        for asked, before in self._before.items():
+            signal.signal(asked, before)
+        self._before = {}
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Stop listening."""
@@ -64,31 +66,46 @@ class StopAtCtrlC(Callback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for asked in self._before:
+            signal.signal(asked, signal.default_int_handler)
         if world().first:
             sys.stderr.write("stopping after this step; Ctrl-C again stops at once\n")
 
 
 class Progress(Callback):
-    """Throughput in the logs, and one line every `every` steps where there is no terminal for a progress bar."""
+    """Throughput in the logs; where there is no terminal for a progress bar, a line now and then."""
 
-    def __init__(self, every: int = 50):
-        self.every, self._began, self._done = every, 0.0, 0
+    def __init__(self, out: Path, every: int = 50):
+        self._out, self._every, self._began, self._done = out, every, 0.0, 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Start the clock."""
+        """Start the clock, and say what begins."""
         self._began = time.monotonic()
+        learned = sum(p.numel() for p in pl_module.parameters() if p.requires_grad) / 1e6
+        where = f"from step {trainer.global_step} of" if trainer.global_step else "from the start,"
+        trainer.print(f"{self._out}: {where} {trainer.max_steps} steps, {learned:.1f} M parameters, {pl_module.device}")
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log steps per second; print step, seconds, what is left and what is logged."""
         self._done += 1
         pace = (time.monotonic() - self._began) / self._done
         pl_module.log("train/steps_per_second", 1 / pace)
-        if self._done % self.every == 0 and not sys.stderr.isatty():
-            shown = {k: f"{float(v):.4f}" for k, v in sorted(trainer.callback_metrics.items()) if "latent" not in k}
-            left = timedelta(seconds=round(pace * (trainer.max_steps - trainer.global_step)))
-            step = f"step {trainer.global_step}/{trainer.max_steps}"
-            trainer.print(f"{step} {pace:.2f} s/step, {left} left", shown, flush=True)
+        step, steps = trainer.global_step, trainer.max_steps
+        every = min(self._every, max(1, steps // 10))  # a short run says something too
+        if (step % every == 0 or step == steps) and not sys.stderr.isatty():
+            left = timedelta(seconds=round(pace * (steps - step)))
+            self._print(trainer, "train", f"{pace:.2f} s/step, {left} left")
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Print what validation found."""
+        if not sys.stderr.isatty():
+            self._print(trainer, "val", "validation")
+
+    def _print(self, trainer: Any, stage: str, what: str) -> None:
+        found = {name.partition("/"): float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        hidden = ("steps_per_second", "latent_mean", "latent_std")  # said otherwise, or one for each channel
+        shown = [f"{n} {value:.4f}" for (of, _, n), value in found.items() if of == stage and not n.startswith(hidden)]
+        trainer.print(f"step {trainer.global_step}/{trainer.max_steps}: {', '.join([what, *shown])}", flush=True)
 
 
 def make_trainer(
@@ -104,7 +121,7 @@ def make_trainer(
     callbacks: Sequence[Callback] = (),
     wandb: bool = False,
 ) -> Any:
-    """A trainer that writes to `out`: TensorBoard logs and `last.ckpt`, every `save_every` steps and on Ctrl-C.
+    """A trainer that writes to `out`: logs and `last.ckpt`, every `save_every` steps and on Ctrl-C or SIGTERM.
 
     Args:
         out: folder, made if missing.
@@ -142,7 +159,7 @@ def make_trainer(
         precision=for_training(precision, device),  # type: ignore[arg-type]
         logger=[TensorBoardLogger(out, name="", version="logs"), *([_wandb(out)] if wandb else [])],
         plugins=[WholeCheckpoints(keep), *([TorchElasticEnvironment()] if world().size > 1 else [])],
-        callbacks=[checkpoint, StopAtBadNumbers(), StopAtCtrlC(out / LAST), Progress(), *callbacks],
+        callbacks=[checkpoint, StopAtBadNumbers(), StopWhenAsked(out / LAST), Progress(out), *callbacks],
         val_check_interval=validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
@@ -194,8 +211,8 @@ def train(trainer: Any, module: Any, loaders: tuple[Iterable[Any], DataLoader], 
     try:
         with answering():
             trainer.fit(module, *loaders, ckpt_path=last if last.is_file() else None, weights_only=True)
-    except StopRequested:
-        raise KeyboardInterrupt from None
+    except StopRequested as asked:
+        raise KeyboardInterrupt(*asked.args) from None
     except SystemExit:  # Lightning's answer to KeyboardInterrupt
         if trainer.interrupted:
             raise KeyboardInterrupt from None

@@ -94,14 +94,17 @@ def _intact(folder: Path, number: int, index: dict[str, Any] | None) -> bool:
     return path.is_file() and bool(path.stat().st_size == index["bytes"][number])
 
 
+WHAT = {"encoders": "encoders, words or precision", "settings": "settings", "pictures": "pictures"}  # for people
+
+
 def tell_of_others(directory: Path, hashes: dict[str, str]) -> None:
     """Say why a cache is made, where one might have been expected to be there."""
     for other in sorted(directory.glob(f"latents-*/{INDEX}")):
         old = _read_index(other.parent) or {}
         changed = [name for name in ("encoders", "settings", "pictures") if old.get(name) != hashes[name]]
         if old.get("path") == hashes["path"]:
-            what = " and ".join(changed)
-            report("%s: of other %s than now; not used, a new cache is made", other.parent, what)
+            what = " and ".join(WHAT[name] for name in changed)
+            report("%s: made for other %s; another cache is made beside it", other.parent, what)
 
 
 def _hash(value: Any) -> str:

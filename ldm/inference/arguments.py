@@ -3,6 +3,19 @@
 import argparse
 from pathlib import Path
 
+OTHER_NAMES = {  # what other programs call an option, for people who come from there
+    **dict.fromkeys(["--cfg", "--cfg-scale", "--cfg_scale", "--guidance-scale", "--guidance_scale"], "--scale"),
+    **dict.fromkeys(["--num-images", "--num_images", "--n-samples", "--n_samples", "--n_iter", "--samples"], "--count"),
+    **dict.fromkeys(["--ddim-steps", "--ddim_steps", "--num-inference-steps", "--num_inference_steps"], "--steps"),
+    **dict.fromkeys(["--negative-prompt", "--negative_prompt", "--neg"], "--negative"),
+    **dict.fromkeys(["--init-img", "--init_img", "--init-image", "--init_image"], "--image"),
+    **dict.fromkeys(["--denoising-strength", "--denoising_strength", "--strength-img"], "--strength"),
+    **dict.fromkeys(["--ckpt", "--checkpoint", "--weights"], "--model"),
+    **dict.fromkeys(["--outdir", "--output", "--save-dir"], "--out"),
+    **dict.fromkeys(["--scheduler", "--sampler_name", "--sampler-name"], "--sampler"),
+    **dict.fromkeys(["--precision"], "--dtype"),
+}
+
 
 def add_picture_options(parser: argparse.ArgumentParser) -> None:
     """Options of `ldm.inference.sources`, and of drawing a picture again."""

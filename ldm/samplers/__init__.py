@@ -29,6 +29,16 @@ SAMPLERS: dict[str, Callable[..., Latent]] = {
     "unipc": unipc.sample,
 }
 
+ELSEWHERE = {  # names of other programs, in small letters and without a schedule's
+    **dict.fromkeys(["euler_a", "euler a", "k_euler_a", "euler ancestral"], "euler_ancestral"),
+    **dict.fromkeys(["k_euler"], "euler"),
+    **dict.fromkeys(["k_heun"], "heun"),
+    **dict.fromkeys(
+        ["dpm++ 2m", "dpmpp_2m", "dpm_2m", "dpm++", "dpm-solver++", "dpmsolver++", "dpmsolver"], "dpm_solver"
+    ),
+    **dict.fromkeys(["ddpm", "p_sample"], "ancestral"),
+}
+
 
 def options_of(name: str) -> tuple[str, ...]:
     """The names of a sampler's own options.
@@ -67,6 +77,7 @@ def bind_options(name: str, options: Mapping[str, object]) -> Sampler:
 
 def _suggest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
+    elsewhere = ELSEWHERE.get(name.lower().removesuffix(" karras"))
+    near = [elsewhere] if elsewhere in names else difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}known: {', '.join(names) or 'none'}"

@@ -12,21 +12,18 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ldm.build import Model
 from ldm.config import DataSpec, RunConfig
 from ldm.core.checkpoints import use_settings
 from ldm.core.ema import Ema
-from ldm.core.images import grid as tiled
 from ldm.core.limits import run_lengths
 from ldm.core.optim import OptimSpec, adamw, clip, scheduled
 from ldm.core.precision import AUTO, Precision
 from ldm.core.rng import NoiseStream, fold
 from ldm.data.latents import Batch
 from ldm.denoiser import bind
-from ldm.inference.pipeline import Request, txt2img
 from ldm.nets.cond import Cond
 from ldm.nets.text import ClipSpec
 from ldm.process.conditionals import q_sample
@@ -151,15 +148,12 @@ class Distillation(lightning.LightningModule):
         teacher: the student as it left the former stage; for `GUIDANCE` and `TOGETHER` the undistilled model.
         stage: steps that the student learns to draw in, `GUIDANCE` or `TOGETHER`.
         config: the distillation.
-        prompts: drawn at every validation with fixed seeds.
     """
 
-    def __init__(
-        self, student: Model, teacher: Model, stage: int, config: DistillConfig, prompts: tuple[str, ...] = ()
-    ):
+    def __init__(self, student: Model, teacher: Model, stage: int, config: DistillConfig):
         super().__init__()
         self.strict_loading = False  # a checkpoint leaves out what is frozen
-        self.student, self.stage, self.config, self.prompts = student, stage, config, prompts
+        self.student, self.stage, self.config = student, stage, config
         self.net = student.denoise.net
         self.teacher, self.teacher_net = teacher, teacher.denoise.net.requires_grad_(False).eval()
         self.guess = student.guess
@@ -180,16 +174,6 @@ class Distillation(lightning.LightningModule):
         with self.ema.applied():
             loss = self.loss(batch, NoiseStream([fold(self.config.seed, "val", self.stage, batch_index)]))
         self.log("val/loss", loss.mean(), batch_size=len(loss), prog_bar=True)
-
-    def on_validation_epoch_end(self) -> None:
-        """Draw the prompts in the (fewest) steps that this stage learns, with the averaged weights."""
-        if not self.prompts or not isinstance(self.logger, TensorBoardLogger):
-            return
-        steps = {GUIDANCE: 2 * self.config.first, TOGETHER: self.config.last}.get(self.stage, self.stage)
-        request = Request(prompts=self.prompts, seeds=tuple(range(len(self.prompts))), steps=steps)
-        with self.ema.applied():
-            images = txt2img(self.student, request)
-        self.logger.experiment.add_image("samples", tiled(images, 4) / 2 + 0.5, self.global_step)
 
     def configure_optimizers(self) -> Any:
         """AdamW at the configured rate."""

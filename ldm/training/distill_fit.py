@@ -16,7 +16,7 @@ from ldm.core.trainer import make_trainer, train
 from ldm.model_folder import load_model, save_model, save_sibling, save_vocabulary
 from ldm.training.datamodule import cached, listed, train_loader, training_latents, val_loader
 from ldm.training.distill import GUIDANCE, TOGETHER, Distillation, DistillConfig, student_config
-from ldm.training.fit import PROMPTS
+from ldm.training.samples import samples_of
 
 STUDENT = "student.safetensors"  # what a finished stage leaves
 KEPT = (f"*/{LAST}", f"*/{STUDENT}")  # what a distillation goes on from
@@ -77,13 +77,15 @@ def _run(
 ) -> None:
     model = _with(teacher, student, weights)
     former = teacher if stage in (GUIDANCE, TOGETHER) else _with(teacher, student, weights)
-    module = Distillation(model, former, stage, config, PROMPTS)
+    module = Distillation(model, former, stage, config)
+    fewest = {GUIDANCE: 2 * config.first, TOGETHER: config.last}.get(stage, stage)
     trainer = make_trainer(
         folder,
         steps=config.optim.steps,
         precision=config.precision,
         validate_every=config.validate_every,
         save_every=config.save_every,
+        callbacks=samples_of(model, config.data.val, folder, fewest),
     )
     seen, held_out = (
         training_latents(model, config.data.train, config.data.views, limit=config.data.limit),

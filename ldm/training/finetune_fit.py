@@ -81,7 +81,7 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
             save_every=config.save_every,
             spec=config.trainer,
             keep=config.keep,
-            callbacks=(Samples(config.prompts_for(captions), out), FirstStep(began or time.monotonic())),
+            callbacks=(Samples(model, config.prompts_for(captions), out), FirstStep(began or time.monotonic())),
             wandb=config.logger == "wandb",
         )
         train(trainer, module, (_loader(config, latents[0], prior, done), val_loader(latents[1])), out)

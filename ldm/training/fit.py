@@ -19,19 +19,10 @@ from ldm.nets.text import ClipSpec, TextEncoder, build_text
 from ldm.training.datamodule import cacheable, cached, listed, train_loader, training_latents, val_loader
 from ldm.training.guess import Lesson, UnseenGuesses, train_guess, train_unseen
 from ldm.training.module import LatentDiffusion
+from ldm.training.samples import samples_of
 from ldm.training.vocabulary import vocabulary_of
 
 KEPT = (LAST, "guess*")  # what a run goes on from
-PROMPTS = (
-    "red apple, flat twemoji",
-    "dog face, soft 3d render",
-    "rocket, flat twemoji",
-    "grinning face, flat fluent",
-    "red heart, soft 3d render",
-    "pizza, flat fluent",
-    "cat face, flat twemoji, on a blue background",
-    "sunflower, soft 3d render",
-)
 
 
 def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
@@ -60,8 +51,7 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
     held_out = cached(model, config.data.val, 1)
     guess = started.guess if started is not None else None
     unseen = ready_guess(model, seen, out, guess) if isinstance(seen, LatentCache) else None
-    prompts = PROMPTS if config.low is None else ()  # an upscaler draws from small pictures
-    module = LatentDiffusion(model, prompts, unseen=unseen)
+    module = LatentDiffusion(model, unseen=unseen)
     trainer = make_trainer(
         out,
         steps=config.optim.steps,
@@ -70,6 +60,7 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
         save_every=config.save_every,
         spec=config.trainer,
         keep=config.keep,
+        callbacks=samples_of(model, config.data.val, out),
         wandb=config.logger == "wandb",
     )
     data = config.data

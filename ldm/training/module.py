@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from ldm.build import Model
@@ -16,13 +15,11 @@ from ldm.core.compiled import CompiledSteps, cannot_compile
 from ldm.core.distributed import world
 from ldm.core.ema import Ema
 from ldm.core.gaussian import Gaussian, sample
-from ldm.core.images import grid
 from ldm.core.optim import adamw, clip, lay_out, scheduled
 from ldm.core.rng import NoiseStream, fold
 from ldm.core.sharded import MESH, share_out
 from ldm.data.latents import OF_PICTURE, PICTURE, Batch
 from ldm.denoiser import CondDenoiser, Denoiser, bind
-from ldm.inference.pipeline import Request, txt2img
 from ldm.losses import denoising_loss, hybrid_loss
 from ldm.nets.blocks import Layer
 from ldm.nets.cond import Cond, where
@@ -53,7 +50,6 @@ class LatentDiffusion(lightning.LightningModule):
 
     Args:
         model: built for training; its codec stays outside of this module, and so does a text encoder that is frozen.
-        prompts: drawn at every validation with fixed seeds.
         kept: rows of the batches that only hold the model where it is.
         unseen: makes the guesses of a share of the rows in training.
     """
@@ -61,7 +57,6 @@ class LatentDiffusion(lightning.LightningModule):
     def __init__(
         self,
         model: Model,
-        prompts: tuple[str, ...] = (),
         kept: Kept | None = None,
         unseen: UnseenGuesses | None = None,
     ):
@@ -71,7 +66,6 @@ class LatentDiffusion(lightning.LightningModule):
         self.denoise = model.denoise
         self.learned, self.guess, self.unseen = model.learned(), model.guess, unseen
         self.ema = Ema(self.learned, model.config.optim.ema)
-        self.prompts = prompts
         with torch.inference_mode():
             null = cacheable(model, [""])
         self._null = null.map(lambda tensor: tensor.clone())
@@ -129,16 +123,6 @@ class LatentDiffusion(lightning.LightningModule):
             per_image, t = self.loss(batch, noise, dropped=0.0)
         self.log("val/loss", per_image.mean(), batch_size=len(per_image), prog_bar=True)
         self._log_levels("val", per_image, t)
-
-    def on_validation_epoch_end(self) -> None:
-        """Draw the prompts with the averaged weights, through the path that users take."""
-        drawn_by_all = self.device_mesh is not None  # who has a part of the weights must give it
-        if not self.prompts or not (world().first or drawn_by_all):
-            return
-        with self.ema.applied():
-            images = txt2img(self.model, Request(prompts=self.prompts, seeds=tuple(range(len(self.prompts)))))
-        if world().first and isinstance(self.logger, TensorBoardLogger):
-            self.logger.experiment.add_image("samples", grid(images, 4) / 2 + 0.5, self.global_step)
 
     def configure_optimizers(self) -> Any:
         """AdamW at the configured rate."""

@@ -7,25 +7,32 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 
+from ldm.build import Model
 from ldm.core.distributed import world
 from ldm.core.images import grid, save_png
 from ldm.core.moments import AtMoments, moment
 from ldm.core.sheet import save_sheet
+from ldm.data.folder import read_listing
+from ldm.data.tar import PIPE
 from ldm.inference.pipeline import Request, txt2img
+from ldm.training.datamodule import pictures
 
 FOLDER, SHEET = "samples", "samples.png"
+MOST = 8  # captions of a data set that are drawn
 
 
 class Samples(AtMoments):
-    """Draws with the averaged weights of a `LatentDiffusion`; each moment is one row of `samples.png`.
+    """Draws with the averaged weights (`ema`) of a module; each moment is one row of `samples.png`.
 
     Args:
+        model: whose network the module trains.
         prompts: one picture each, of seed 0, 1, ...
         out: folder of the run.
+        steps: in which they are drawn; None: the model's own.
     """
 
-    def __init__(self, prompts: Sequence[str], out: Path):
-        self._prompts, self._out = tuple(prompts), out
+    def __init__(self, model: Model, prompts: Sequence[str], out: Path, steps: int | None = None):
+        self._model, self._prompts, self._out, self._steps = model, tuple(prompts), out, steps
 
     def forget(self) -> None:
         """Begin a new sheet."""
@@ -39,8 +46,8 @@ class Samples(AtMoments):
         if world().told(row.is_file()) if drawn_by_all else row.is_file() or not trainer.is_global_zero:
             return
         with module.ema.applied():
-            request = Request(prompts=self._prompts, seeds=tuple(range(len(self._prompts))))
-            images = txt2img(module.model, request)
+            seeds = tuple(range(len(self._prompts)))
+            images = txt2img(self._model, Request(prompts=self._prompts, seeds=seeds, steps=self._steps))
         if not trainer.is_global_zero:
             return
         row.parent.mkdir(parents=True, exist_ok=True)
@@ -52,3 +59,17 @@ class Samples(AtMoments):
                 logger.experiment.add_image("samples", grid(images, 4) / 2 + 0.5, trainer.global_step)
             elif hasattr(logger, "log_image"):  # Weights & Biases
                 logger.log_image("samples", [Image.open(row)], step=trainer.global_step)
+
+
+def samples_of(model: Model, path: str, out: Path, steps: int | None = None) -> list[Samples]:
+    """What draws a few captions of the pictures of `path`, evenly spread over them.
+
+    Nothing for an upscaler, which draws from small pictures, nor for a pipe, which has to be read for its captions.
+
+    Raises:
+        ValueError: the folder cannot be read.
+    """
+    if model.config.low is not None or path.startswith(PIPE):
+        return []
+    captions = [str(record.columns["caption"]) for record in read_listing(pictures(model, path)).records]
+    return [Samples(model, captions[:: -(-len(captions) // MOST)], out, steps)]

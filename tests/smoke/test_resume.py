@@ -61,8 +61,8 @@ def assert_same(ours: Any, theirs: Any, where: str = "") -> None:
         assert ours == theirs, where
 
 
-@pytest.mark.parametrize("script", ["train_autoencoder", "train_ldm"])
-def test_interrupted_and_killed_run_ends_as_the_uninterrupted_one(script, shapes, random_autoencoder, tmp_path):
+@pytest.mark.parametrize(("script", "asked"), [("train_autoencoder", signal.SIGINT), ("train_ldm", signal.SIGTERM)])
+def test_interrupted_and_killed_run_ends_as_the_uninterrupted_one(script, asked, shapes, random_autoencoder, tmp_path):
     def options(out: Path) -> list[str]:
         if script == "train_autoencoder":
             return stages.autoencoder_options(shapes, out, *EXACT, "loss.adversarial=0.5", "loss.adversarial_start=7")
@@ -70,9 +70,10 @@ def test_interrupted_and_killed_run_ends_as_the_uninterrupted_one(script, shapes
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     uninterrupted = stages.start(script, *options(whole))
-    code, err = signalled(script, options(parts), parts, signal.SIGINT)
-    assert (code, err.splitlines()[-1]) == (130, "stopped"), err
+    code, err = signalled(script, options(parts), parts, asked)
     after_interrupt = checkpoint(parts)["global_step"]
+    saved = f"stopped after step {after_interrupt}, which is saved; the same command goes on from there"
+    assert (code, err.splitlines()[-1]) == (130, saved), err
     code, err = signalled(script, options(parts), parts, signal.SIGKILL)
     assert code == -signal.SIGKILL, err
     assert 4 <= after_interrupt < checkpoint(parts)["global_step"] < 30
