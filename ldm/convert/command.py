@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm.convert.compvis import write_compvis
 from ldm.convert.diffusers import write_diffusers
 from ldm.convert.native import write_native
-from ldm.convert.opening import read_parts
+from ldm.convert.opening import is_native, read_parts
 from ldm.convert.parts import Parts
 
 WRITERS = {"compvis": write_compvis, "diffusers": write_diffusers, "native": write_native}
@@ -31,6 +31,8 @@ def convert(options: argparse.Namespace) -> Path:
         raise ValueError(f"OUT: {out} is a folder; a single file is written, give its name")
     if options.to != "compvis" and out.is_file():
         raise ValueError(f"OUT: {out} is a file; a folder is written, give its name")
+    if options.to == "native" and options.dtype is None and is_native(source):
+        raise ValueError(f"IN: {source} is a model folder of this project already; copy it, or give --dtype")
     parts = read_parts(
         source, prediction=options.prediction, variant=options.variant, allow_pickle=options.allow_pickle
     )

@@ -163,7 +163,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, got {value!r}")
+            raise ConfigError(f"{where}: expected a list, got {value!r}; write [{value}]")
         if arguments[-1] is not Ellipsis and len(value) != len(arguments):
             raise ConfigError(f"{where}: expected {len(arguments)} values, got {len(value)}")
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments

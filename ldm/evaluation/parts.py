@@ -64,7 +64,10 @@ class Plan:
             raise ValueError(f"samples: {self.samples} pictures; a distance of two sets needs 2 or more")
         for part in (TRAIN, CELLS, CONCEPTS):
             if not (self.data / part).is_dir():
-                raise ValueError(f"{self.data / part}: no such folder; `make data` makes it, or choose another data")
+                raise ValueError(
+                    f"{self.data / part}: no such folder; --data has the parts {TRAIN}, {CELLS} and "
+                    f"{CONCEPTS}, as `make data` makes them (docs/data.md)"
+                )
 
 
 def measure_autoencoder(

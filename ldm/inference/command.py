@@ -168,7 +168,8 @@ def settle_style(model: Model, options: argparse.Namespace) -> Iterator[str]:
 
 
 def shown(text: str) -> str:
-    """A text, shortened for a message."""
+    """A text on one line, without what would steer a terminal, and shortened: for a message."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 

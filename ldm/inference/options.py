@@ -18,6 +18,7 @@ from ldm.inference.sources import blend_of, check_sources, start_of
 from ldm.inference.weaker import WeakModel, load_weak
 from ldm.process.grid import Spacing, TunedSpacing
 
+MOST = 100_000  # pictures of one call: each has a line and a file
 CONSTANTS = {"true": True, "false": False, "null": None}
 
 
@@ -28,8 +29,8 @@ def check_options(options: argparse.Namespace) -> None:
         ValueError: an option is not possible; the message names it and says what is.
         OSError: the output folder cannot be written.
     """
-    if options.count < 1:
-        raise ValueError(f"--count: {options.count}; at least 1 picture is drawn")
+    if not 1 <= options.count <= MOST:
+        raise ValueError(f"--count: {options.count}; 1 to {MOST} pictures are drawn at a time")
     if not 0 <= options.seed <= LARGEST_SEED - options.count:
         raise ValueError(f"--seed: {options.seed} is outside 0 to 2^63 - 1")
     check_spacing(options.spacing)

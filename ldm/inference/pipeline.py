@@ -26,7 +26,7 @@ from ldm.process.grid import Spacing, TimeGrid, TunedSpacing
 from ldm.samplers.loop import OnStep, Sampler
 from ldm.samplers.resampled import resampled
 
-LARGEST_SEED = 2**63 - 1
+LARGEST_SEED, LARGEST_SCALE = 2**63 - 1, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +146,9 @@ def resolve(model: Model, request: Request) -> SampleSpec:
         raise ValueError(
             "sampler: 'matched' walks the whole of its own path once; name another for strength or resample"
         )
-    if spec.scale < 0:
-        raise ValueError(f"scale: {spec.scale} is negative; 0 ignores the prompt, 1 follows it, 3 to 8 exaggerate it")
+    if not 0 <= spec.scale <= LARGEST_SCALE:
+        why = "negative" if spec.scale < 0 else f"above {LARGEST_SCALE}"
+        raise ValueError(f"scale: {spec.scale} is {why}; 0 ignores the prompt, 1 follows it, 3 to 8 exaggerate it")
     return spec
 
 

@@ -26,5 +26,7 @@ def spelled_out(prompt: str, knows: Callable[[str], bool]) -> str:
 
 
 def foreign(text: str) -> bool:
-    """Whether a text has something to read, but no digit and no letter of the Latin alphabet."""
-    return bool(text.strip()) and not any(c.isdigit() or "LATIN" in unicodedata.name(c, "") for c in text)
+    """Whether a text has letters or symbols of its own, but no digit and no letter of the Latin alphabet."""
+    if any(c.isdigit() or "LATIN" in unicodedata.name(c, "") for c in text):
+        return False
+    return any(unicodedata.category(c)[0] in "LS" and not c.isascii() for c in text)

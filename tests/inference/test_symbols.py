@@ -27,7 +27,17 @@ def test_an_emoji_is_its_name(prompt, read):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("تفاحة", True), ("苹果", True), ("🇩🇪", True), ("apfel", False), ("7", False), ("", False)]
+    ("text", "expected"),
+    [
+        ("تفاحة", True),
+        ("苹果", True),
+        ("🇩🇪", True),
+        ("apfel", False),
+        ("7", False),
+        ("", False),
+        ("(((", False),
+        ("…", False),
+    ],
 )
 def test_what_is_not_english_letters_is_foreign(text, expected):
     assert foreign(text) == expected
