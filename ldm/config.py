@@ -96,8 +96,7 @@ class SampleSpec:
     style: str = ""
 
     def __post_init__(self) -> None:
-        at_least(1, steps=self.steps, size=self.size)
-        at_least(0, scale=self.scale)
+        at_least(1, size=self.size)
         if self.sampler != MATCHED:
             options_of(self.sampler)  # refuses a name that is none
         if (self.sampler == MATCHED) != (self.spacing == MATCHED):
@@ -214,6 +213,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         run_lengths(self)
+        at_least(1, **{"sample.steps": self.sample.steps})  # here, for a request has its own words for it
+        at_least(0, **{"sample.scale": self.sample.scale})
         if self.low is not None:
             self._check_low(self.low)
         if self.guess is not None and self.net.cond_channels != self.guess.shape[0]:

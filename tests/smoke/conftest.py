@@ -66,7 +66,8 @@ def txt2img(script, model_folder, tmp_path, monkeypatch, capsys):
 
     def call(*options: str | Path, model: Path = model_folder, out: Path = tmp_path / "drawn"):
         fixed = ["--model", model, "--out", out, "--device", "cpu", "--dtype", "float32", "--steps", "2"]
-        monkeypatch.setattr(sys, "argv", ["txt2img.py", *map(str, [*fixed, *options])])
+        asked = [] if {"--prompt", "--from-picture"} & set(options) else ["--prompt", "a red apple"]
+        monkeypatch.setattr(sys, "argv", ["txt2img.py", *map(str, [*fixed, *asked, *options])])
         code = 0
         try:
             command.run(script.main)

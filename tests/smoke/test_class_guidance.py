@@ -69,6 +69,7 @@ def test_what_cannot_be_used_is_refused(classifier, model_folder, tmp_path):
 
 def test_the_command_draws_and_writes_what_it_steered_to(classifier, model_folder, tmp_path):
     options = ["--classifier", classifier, "--label", "a red circle", "--classifier-scale", "2", "--steps", "2"]
+    options += ["--prompt", "a red apple"]
     printed = stages.finish(stages.start("txt2img", "--model", model_folder, "--out", tmp_path, *options))
     recipe = json.loads(Image.open(printed.strip()).info["ldm"])
     assert (recipe["label"], recipe["classifier_scale"]) == ("a red circle", 2.0)

@@ -34,7 +34,8 @@ def test_only_the_decoder_changes_and_stage_2_still_fits(shapes, random_autoenco
     assert rows == ["00000000.png", "00000004.png", "original.png"]
     first, last, original = (np.asarray(Image.open(tmp_path / "run" / "reconstructions" / row)) for row in rows)
     sheet = np.asarray(Image.open(tmp_path / "run" / "reconstructions.png"))
-    assert np.array_equal(sheet[8:, 72:], np.concatenate([original, first, last])) and (first != last).any()
+    enlarged = np.concatenate([original, first, last]).repeat(3, 0).repeat(3, 1)
+    assert np.array_equal(sheet[8:, 72:], enlarged) and (first != last).any()
 
     refined = tmp_path / "model"
     shutil.copytree(model_folder, refined)

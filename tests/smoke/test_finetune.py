@@ -60,8 +60,9 @@ def test_a_lora_changes_what_its_word_names_and_can_be_merged(finetune, txt2img,
     )
     code, err, out = finetune("--token", "scribble", changes=prior)
     assert code == 0, err
-    assert Path(out[-1]).name == "lora.safetensors" and out[0].startswith("first step done ")
     run = tmp_path / "run"
+    assert out[0].startswith(f"{run}: from the start, 4 steps, ") and out[2].startswith("first step done ")
+    assert out[1].startswith("step 1/4: ") and "loss" in out[1] and Path(out[-1]).name == "lora.safetensors"
     assert [path.name for path in sorted((run / "samples").iterdir())] == ["00000000.png", "00000004.png"]
     assert Image.open(run / "samples.png").size[1] > 2 * 32  # a row for each moment
     assert len(list(run.glob("step-*.ckpt"))) == 2 and len(list((run / "prior").glob("*.png"))) == 4
