@@ -35,7 +35,7 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
 
     Raises:
         ValueError: `init` is missing or of another shape, a strategy or precision that stage 1 does not have, the data
-            or a checkpoint cannot be used, `out` holds another run, or training left the finite numbers.
+            or a checkpoint cannot be used, `out` holds another run, or training produced NaN or infinity.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     here = join(config.trainer)

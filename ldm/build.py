@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder.build import load_autoencoder
-from ldm.codec import IdentityCodec, LatentStats, ScaledCodec
+from ldm.codec import Codec, IdentityCodec, LatentStats, ScaledCodec
 from ldm.config import MATCHED, CodecSpec, RunConfig, SampleSpec
 from ldm.denoiser import Denoiser, NetDenoiser, bind
 from ldm.guidance.combine import Combine
@@ -50,7 +50,7 @@ class Model:
     config: RunConfig
     denoise: NetDenoiser
     schedule: Schedule
-    codec: ScaledCodec | IdentityCodec
+    codec: Codec
     text: TextEncoder
     guess: LatentGuess | None = None
     latents: str = ""
@@ -72,6 +72,11 @@ class Model:
         if self.guess is not None:
             self.guess.to(device)
         return self
+
+    @property
+    def unit(self) -> int:
+        """Pixels that the sides of a picture are multiples of."""
+        return self.codec.factor * 2 ** (len(self.config.net.mult) - 1)
 
     def learned(self) -> nn.ModuleDict:
         """The networks that training changes: "net" and, where it is trainable, "text"."""
@@ -163,7 +168,7 @@ def build_guess(config: RunConfig) -> LatentGuess | None:
     return None if config.guess is None else LatentGuess(config.guess)
 
 
-def build_codec(spec: CodecSpec, where: Path) -> tuple[ScaledCodec | IdentityCodec, str]:
+def build_codec(spec: CodecSpec, where: Path) -> tuple[Codec, str]:
     """The frozen autoencoder that `spec` names, at the scale of stage 2, and the hash of its latents.
 
     Args:

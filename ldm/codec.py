@@ -1,4 +1,4 @@
-"""What a latent is: the two-method seam through which stage 2 sees stage 1."""
+"""What a latent is: all that stage 2 sees of stage 1, posterior and decoder at the scale of its latents."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,19 +7,6 @@ from torch import Tensor, nn
 
 from ldm.core.gaussian import Gaussian, sample
 from ldm.core.shapes import Image, Latent
-
-
-@runtime_checkable
-class Codec(Protocol):
-    """Pictures to latents of about unit scale and back."""
-
-    factor: int  # pixels per latent position along each side
-
-    def encode(self, image: Image, noise: Latent) -> Latent: ...
-
-    def decode(self, z: Latent) -> Image: ...
-
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]: ...
 
 
 @runtime_checkable
@@ -114,3 +101,6 @@ class IdentityCodec(nn.Module):
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(3, height, width)."""
         return 3, height, width
+
+
+Codec = ScaledCodec | IdentityCodec

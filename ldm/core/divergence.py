@@ -50,7 +50,7 @@ def first_bad_tensor(module: nn.Module) -> str:
 def _diverged(trainer: Any, module: Any) -> DivergenceError:
     where = f" at noise level {module.worst_level()}" if hasattr(module, "worst_level") else ""
     return DivergenceError(
-        f"step {trainer.global_step}: training left the finite numbers{where}; first tensor that is not finite: "
+        f"step {trainer.global_step}: training produced NaN or infinity{where}; first tensor that is not finite: "
         f"{first_bad_tensor(module)}; the last checkpoint is from before: lower optim.lr, or look at the data, and run "
         "the same command to resume from it; if it is ruined too, remove last.ckpt and copy an older step-*.ckpt there"
     )

@@ -16,7 +16,7 @@ class Gaussian:
 
     Raises:
         ValueError: a variance is negative (looked at on the CPU only, see `ldm.core.ranges`); zero is a point. One that
-            is not a number passes: of a training that left the finite numbers more is to be said than that.
+            is not a number passes: of a training that diverged more is to be said than that.
     """
 
     mean: Tensor

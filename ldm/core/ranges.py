@@ -60,7 +60,7 @@ def check_within(name: str, x: Tensor, low: float, high: float, *, hint: str) ->
 
 
 def check_not_negative(name: str, x: Tensor) -> None:
-    """Refuse negative numbers; those that are none pass.
+    """Refuse negative numbers; nan passes.
 
     Raises:
         ValueError: names the least.
@@ -135,7 +135,7 @@ def check_is_not(worst: float, logsnr: Tensor, *, hint: str) -> None:
 
 
 def check_finite(name: str, x: Tensor, *, hint: str) -> None:
-    """Refuse numbers that are infinite, and those that are none.
+    """Refuse infinite numbers, and nan.
 
     Raises:
         ValueError: names the first such number.

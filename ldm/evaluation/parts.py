@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ldm.codec import IdentityCodec, ScaledCodec
+from ldm.codec import Codec, IdentityCodec
 from ldm.core.shapes import Image
 from ldm.data.records import read_records
 from ldm.evaluation.features import extract
@@ -70,9 +70,7 @@ class Plan:
                 )
 
 
-def measure_autoencoder(
-    plan: Plan, codec: ScaledCodec | IdentityCodec, measures: Mapping[str, Measure], device: torch.device
-) -> list[Row]:
+def measure_autoencoder(plan: Plan, codec: Codec, measures: Mapping[str, Measure], device: torch.device) -> list[Row]:
     """Reconstruction of held-out cells, then of held-out concepts, on white and on a colour.
 
     The KL term is that of the autoencoder's own latents, before stage 2 rescales them.

@@ -16,7 +16,7 @@ from ldm.inference.adapters import add_loras, add_words, unused
 from ldm.inference.conditions import needed_chunks, not_read, taken_for
 from ldm.inference.need import advised, drawn_together, estimate, worth_telling
 from ldm.inference.options import check_options, dtype_of, placement_of, request_of
-from ldm.inference.pipeline import Request, checked_size, parts, resolve, txt2img, unit_of
+from ldm.inference.pipeline import Request, checked_size, parts, resolve, txt2img
 from ldm.inference.placing import Placement, placed
 from ldm.inference.recipe import parameters, recipes
 from ldm.inference.symbols import foreign, spelled_out
@@ -54,7 +54,7 @@ def draw(options: argparse.Namespace) -> list[Path]:
         notices += taken_otherwise(model, prompt or "")
     request = request_of(options, model)
     if options.negative and resolve(model, request).scale == 1:
-        notices.append("--negative: it has no say without guidance; give --scale above 1")
+        notices.append("--negative: it has no effect without guidance; give --scale above 1")
     upscaler = None if options.upscale is None else load_upscaler(options.upscale)
     tell_need(model, place, options, request, upscaler)
     with advised():
@@ -88,10 +88,10 @@ def tell_need(
     """Say how much memory it takes, if that is much or asked for.
 
     Raises:
-        ValueError: the size is none that the model can draw.
+        ValueError: the model cannot draw this size.
     """
     if request.start is None:
-        checked_size(request, resolve(model, request), unit_of(model))  # refuses what cannot be drawn
+        checked_size(request, resolve(model, request), model.unit)  # refuses what cannot be drawn
     drawn = drawn_together(model, request)
     if not (options.need or worth_telling(model, **drawn)):
         return

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ldm.build import Model
-from ldm.codec import IdentityCodec, ScaledCodec
+from ldm.codec import Codec
 from ldm.core.images import interpolated, resized
 from ldm.core.rng import NoiseStream
 from ldm.core.shapes import Image
@@ -60,16 +60,12 @@ def check(model: Model, low: LowRes | None, pictures: int) -> None:
         raise ValueError(f"noise: {low.noise} is not in 0 to {spec.noise:g}, what this model was trained with")
 
 
-def low_latent(
-    codec: ScaledCodec | IdentityCodec, small: Image, height: int, width: int
-) -> Float[Tensor, "b c_latent h_latent w_latent"]:
+def low_latent(codec: Codec, small: Image, height: int, width: int) -> Float[Tensor, "b c_latent h_latent w_latent"]:
     """The latent of small pictures, enlarged to `height` x `width` pixels by plain interpolation."""
     return codec.posterior(resized(small.float(), height, width)).mean.float()
 
 
-def low_versions(
-    codec: ScaledCodec | IdentityCodec, image: Image, spec: LowSpec
-) -> Float[Tensor, "b k c_latent h_latent w_latent"]:
+def low_versions(codec: Codec, image: Image, spec: LowSpec) -> Float[Tensor, "b k c_latent h_latent w_latent"]:
     """What an upscaler is trained on: the latents of pictures that were made small in every way that `spec` names.
 
     Args:

@@ -15,7 +15,7 @@ from ldm.core.memory import held_at_most, lacks_memory, resident
 from ldm.core.packed import can_pack, reducible
 from ldm.core.upsample import Upsample, split
 from ldm.core.winograd import transformed_bytes
-from ldm.inference.pipeline import Request, unit_of
+from ldm.inference.pipeline import Request
 from ldm.inference.placing import Placement
 from ldm.nets.attention import use_attention
 from ldm.nets.attention_backends import kernel
@@ -120,7 +120,7 @@ def drawn_together(model: Model, request: Request) -> dict[str, int]:
     side = model.config.sample.size
     height, width = request.height or side, request.width or side
     if request.start is not None:
-        height, width = request.start.canvas.image(unit_of(model)).shape[-2:]
+        height, width = request.start.canvas.image(model.unit).shape[-2:]
     return {"batch": min(len(request.prompts), request.batch), "height": height, "width": width}
 
 

@@ -204,7 +204,7 @@ def _plan(model: Model, request: Request) -> _Plan:
     tables = build_tables(spec, model)
     grid: TimeGrid | None = build_grid(spec, model.schedule, tables)
     sample = build_sampler(spec, tables)
-    start, unit = request.start, unit_of(model)
+    start, unit = request.start, model.unit
     if start is None:
         size = checked_size(request, spec, unit)
     else:
@@ -279,11 +279,6 @@ def _decode(model: Model, z: torch.Tensor, dtype: torch.dtype | None) -> Image:
         if torch.isfinite(image).all():
             return image.clamp(-1, 1)
     raise ValueError("the decoder gave values that are not finite, in float32 too; the weights are damaged")
-
-
-def unit_of(model: Model) -> int:
-    """Pixels that the sides of a picture are multiples of."""
-    return model.codec.factor * 2 ** (len(model.config.net.mult) - 1)
 
 
 def checked_size(request: Request, spec: SampleSpec, unit: int) -> tuple[int, int]:

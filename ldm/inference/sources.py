@@ -12,7 +12,7 @@ from ldm.build import Model
 from ldm.core.decoding import read_picture
 from ldm.inference.blend import Blend
 from ldm.inference.canvas import Canvas
-from ldm.inference.pipeline import LARGEST_SEED, unit_of
+from ldm.inference.pipeline import LARGEST_SEED
 from ldm.inference.start import Start
 
 STRENGTH, FEATHER, FRAMES, VARIATION = 0.6, 4, 5, 0.1  # where no option says otherwise
@@ -92,7 +92,7 @@ def _fitted(options: argparse.Namespace, model: Model) -> Canvas:
 
 def _size(options: argparse.Namespace, model: Model, picture: PilImage.Image) -> tuple[int, int]:
     """(width, height): multiples of the network's unit with about the area of a picture of the model's own size."""
-    unit, side = unit_of(model), model.config.sample.size
+    unit, side = model.unit, model.config.sample.size
     scale = (side**2 / (picture.width * picture.height)) ** 0.5
     near = [max(1, round(length * scale / unit)) * unit for length in picture.size]
     asked = options.width or near[0], options.height or near[1]

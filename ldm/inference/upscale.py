@@ -113,8 +113,7 @@ def tiles_of(model: Model, height: int, width: int, factor: int | None = None) -
         ValueError: the model is no upscaler, or does not know the factor.
     """
     by, side = _factor(model, factor), model.config.sample.size
-    unit = model.codec.factor * 2 ** (len(model.config.net.mult) - 1)
-    return tiling(height, width, largest=side // by, unit=unit // math.gcd(unit, by))
+    return tiling(height, width, largest=side // by, unit=model.unit // math.gcd(model.unit, by))
 
 
 def _factor(model: Model, factor: int | None) -> int:
@@ -123,5 +122,5 @@ def _factor(model: Model, factor: int | None) -> int:
         raise ValueError("model: it is no upscaler, whose configuration has 'low'")
     known = sorted({*spec.factors, *spec.redrawn})
     if factor is not None and factor not in known:
-        raise ValueError(f"factor: {factor} is none that this model was trained for ({', '.join(map(str, known))})")
+        raise ValueError(f"factor: {factor}, but this model was trained for {', '.join(map(str, known))}")
     return spec.factors[0] if factor is None else factor

@@ -171,9 +171,8 @@ def _key(model: Model, word: Wording | None, narrow: str) -> tuple[str, ...]:
 def pictures(model: Model, path: str) -> FolderSpec:
     """The pictures of `path` as a model's configuration wants them."""
     data = model.config.data
-    unit = model.codec.factor * 2 ** (len(model.config.net.mult) - 1)
     variety = Variety(flip=data.flip, shuffle_tags=data.shuffle_tags)
-    return FolderSpec(path=path, size=data.size, unit=unit if data.buckets else None, variety=variety)
+    return FolderSpec(path=path, size=data.size, unit=model.unit if data.buckets else None, variety=variety)
 
 
 def cacheable(model: Model, captions: Sequence[str]) -> Cond:

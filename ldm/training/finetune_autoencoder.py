@@ -33,7 +33,7 @@ def finetune_autoencoder(model: Path, data: str, recipe: Path, overrides: Sequen
 
     Raises:
         ValueError: an option, the model, the data or a checkpoint cannot be used, `out` holds another run, or training
-            left the finite numbers.
+            produced NaN or infinity.
         LostProcessError: another process of the run is gone.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """

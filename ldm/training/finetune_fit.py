@@ -49,7 +49,7 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
 
     Raises:
         ValueError: an option, the model, the data or a checkpoint cannot be used, another process writes to `out`, or
-            training left the finite numbers.
+            training produced NaN or infinity.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     here = join(config.trainer)

@@ -34,8 +34,8 @@ def fit(config: RunConfig, out: Path, init: Path | None = None) -> Path:
         init: model folder whose weights a fresh run starts from; its autoencoder must be the configured one.
 
     Raises:
-        ValueError: the data, a checkpoint or the autoencoder cannot be used, `out` holds another run, or training left
-            the finite numbers.
+        ValueError: the data, a checkpoint or the autoencoder cannot be used, `out` holds another run, or training
+            produced NaN or infinity.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     here = join(config.trainer)

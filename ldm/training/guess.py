@@ -172,7 +172,7 @@ def _regress(guess: LatentGuess, lesson: Lesson, begun: Path) -> None:
         loss.backward()
         if not torch.isfinite(loss):
             raise DivergenceError(
-                f"step {step} of the guess: training left the finite numbers; first tensor that is not finite: "
+                f"step {step} of the guess: training produced NaN or infinity; first tensor that is not finite: "
                 f"{first_bad_tensor(guess)}; lower guess.optim.lr, or look at the data, and run the same command again"
             )
         nn.utils.clip_grad_norm_(guess.parameters(), spec.optim.clip)

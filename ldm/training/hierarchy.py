@@ -30,7 +30,7 @@ def train_all(options: argparse.Namespace) -> Iterator[str]:
         options: of `scripts/train_hierarchy.py`.
 
     Raises:
-        ValueError: an option or the data cannot be used, or training left the finite numbers.
+        ValueError: an option or the data cannot be used, or training produced NaN or infinity.
         OSError: the sheet cannot be written.
     """
     for name, least in (("side", 8), ("steps", 1), ("batch", 1), ("draws", 1)):
@@ -71,7 +71,7 @@ def fit(vae: HierarchicalVAE, seen: Tensor, options: argparse.Namespace) -> Iter
     """Descend the negative bound with Adam; yields a line now and then.
 
     Raises:
-        ValueError: the bound left the finite numbers.
+        ValueError: the bound is not finite.
     """
     optimizer = torch.optim.Adam(vae.parameters(), lr=options.lr)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)

@@ -66,7 +66,7 @@ def learn_sampler(
         The learned sampler, without gradients.
 
     Raises:
-        ValueError: `steps` below 1, or the distance left the finite numbers.
+        ValueError: `steps` below 1, or the distance is not finite.
     """
     if steps < 1:
         raise ValueError(f"steps: {steps}; give 1 or more")
