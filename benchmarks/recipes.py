@@ -2,6 +2,7 @@
 
     python benchmarks/recipes.py --minutes 5 --set guess.optim.steps=300 --set guess.folds=0     # the variants below
     python benchmarks/recipes.py --minutes 5 --variant "batch 16" data.batch=16 --variant "batch 64" data.batch=64
+    python benchmarks/recipes.py --minutes 5 --variant AdamW --variant Muon optimizer=muon       # see optimizers.py
 
 Every variant trains from scratch with its averaged weights on the same cached latents of `data.train`; the variants
 take turns of a few seconds, so that whatever else the machine does falls on all, and each has had `--minutes` of its
@@ -19,15 +20,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.optimizers import OPTIMIZERS
 from ldm.config import RunConfig
 from ldm.core.config_io import load
-from ldm.core.optim import adamw
 from ldm.core.precision import autocast
 from ldm.core.rng import NoiseStream, fold
 from ldm.data.latents import Batch, LatentCache
@@ -63,14 +65,14 @@ class Trial:
 
     name: str
     module: LatentDiffusion
-    optimizer: torch.optim.Optimizer
+    optimizer: Any
     batches: Iterator[Batch]
     held_out: LatentCache
     steps: int = 0
     seconds: float = 0.0
 
 
-def begin(name: str, config: RunConfig) -> Trial:
+def begin(name: str, config: RunConfig, optimizer: str) -> Trial:
     """A new network with its data; what its guess takes to train counts as its time."""
     torch.manual_seed(config.seed)
     model = build_for_training(config, Path())
@@ -83,7 +85,7 @@ def begin(name: str, config: RunConfig) -> Trial:
     module = LatentDiffusion(model, unseen=unseen)
     module.learned.train()  # the guess stays as it draws, without dropout
     batches = iter(train_loader(seen, len(seen), config.data.batch, config.seed, 0))
-    return Trial(name, module, adamw(module.learned, config.optim), batches, held_out, seconds=seconds)
+    return Trial(name, module, OPTIMIZERS[optimizer](module.learned, config.optim), batches, held_out, seconds=seconds)
 
 
 def step(trial: Trial) -> None:
@@ -133,6 +135,15 @@ def variants(given: Sequence[Sequence[str]] | None) -> list[tuple[str, list[str]
     return [(words[0], list(words[1:])) for words in given] if given else VARIANTS
 
 
+def with_optimizer(variant: tuple[str, list[str]]) -> tuple[str, list[str], str]:
+    """Name, overrides and optimiser of a variant: the word optimizer=NAME is no part of the configuration."""
+    name, words = variant
+    asked = [word.removeprefix("optimizer=") for word in words if word.startswith("optimizer=")] or ["adamw"]
+    if asked[-1] not in OPTIMIZERS:
+        raise ValueError(f"--variant: optimizer={asked[-1]} is unknown; known: {', '.join(OPTIMIZERS)}")
+    return name, [word for word in words if not word.startswith("optimizer=")], asked[-1]
+
+
 def main() -> None:
     """Train all variants in turns, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -144,9 +155,12 @@ def main() -> None:
     if not 0 < options.minutes < math.inf:
         raise ValueError(f"--minutes: {options.minutes}; give a number above 0")
     budget, trials = 60 * options.minutes, []
-    asked = [(name, load(options.config, RunConfig, [*options.set, *to])) for name, to in variants(options.variant)]
-    for name, config in asked:
-        trial = begin(name, config)
+    asked = [
+        (name, load(options.config, RunConfig, [*options.set, *changes]), optimizer)
+        for name, changes, optimizer in map(with_optimizer, variants(options.variant))
+    ]
+    for name, config, optimizer in asked:
+        trial = begin(name, config, optimizer)
         if trial.seconds >= budget:
             raise ValueError(
                 f"--minutes: {options.minutes:g}, but the guess of '{name}' alone took {trial.seconds / 60:.1f}; "

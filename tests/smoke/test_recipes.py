@@ -36,7 +36,7 @@ def test_every_variant_gets_its_minutes_and_a_line(recipes, shapes, random_autoe
 
 def test_a_trial_learns(recipes, shapes, random_autoencoder, tmp_path):
     changes = [*settings(shapes, random_autoencoder, tmp_path), "optim.lr=5e-3", "optim.ema=0.5"]
-    trial = recipes["begin"]("one", load(stages.ROOT / "configs/smoke/ldm.yaml", RunConfig, changes))
+    trial = recipes["begin"]("one", load(stages.ROOT / "configs/smoke/ldm.yaml", RunConfig, changes), "adamw")
     before = recipes["held_out_loss"](trial.module, trial.held_out)
     assert torch.equal(before, recipes["held_out_loss"](trial.module, trial.held_out))
     for _ in range(200):
@@ -46,8 +46,27 @@ def test_a_trial_learns(recipes, shapes, random_autoencoder, tmp_path):
     assert after.shape == (8,) and after.mean() < before.mean() and after[noisy].mean() < 0.9 * before[noisy].mean()
 
 
+@pytest.mark.parametrize("optimizer", ["adafactor", "muon", "nadam", "sgd"])
+def test_other_optimisers_learn_too(recipes, shapes, random_autoencoder, tmp_path, optimizer):
+    rate = {"adafactor": "0.1", "muon": "0.01", "nadam": "5e-3", "sgd": "0.2"}[optimizer]
+    changes = [*settings(shapes, random_autoencoder, tmp_path), f"optim.lr={rate}", "optim.ema=0.5"]
+    name, changes, chosen = recipes["with_optimizer"](("one", [f"optimizer={optimizer}", *changes]))
+    trial = recipes["begin"](name, load(stages.ROOT / "configs/smoke/ldm.yaml", RunConfig, changes), chosen)
+    before = recipes["held_out_loss"](trial.module, trial.held_out).mean()
+    first = {name: p.detach().clone() for name, p in trial.module.learned.named_parameters()}
+    for _ in range(25):
+        recipes["step"](trial)
+    assert recipes["held_out_loss"](trial.module, trial.held_out).mean() < before
+    assert not any(torch.equal(p, first[name]) for name, p in trial.module.learned.named_parameters() if p.ndim > 1)
+
+
+def test_an_unknown_optimiser_is_named(recipes):
+    with pytest.raises(ValueError, match="optimizer=lion is unknown; known: adamw, nadam"):
+        recipes["with_optimizer"](("one", ["optimizer=lion"]))
+
+
 def test_what_a_guess_takes_to_train_counts(recipes, shapes, random_autoencoder, tmp_path):
     guess = "guess={shape: [4, 8, 8], width: 32, manner: 8, batch: 8, optim: {lr: 1e-3, steps: 20}}"
     changes = [*settings(shapes, random_autoencoder, tmp_path), guess, "net.cond_channels=4"]
-    trial = recipes["begin"]("guessed", load(stages.ROOT / "configs/smoke/ldm.yaml", RunConfig, changes))
+    trial = recipes["begin"]("guessed", load(stages.ROOT / "configs/smoke/ldm.yaml", RunConfig, changes), "adamw")
     assert trial.seconds > 0 and not trial.module.guess.training
