@@ -106,4 +106,13 @@ def slope_at(nodes: Sequence[float], t: PerImage) -> PerImage:
 
 
 def _like(nodes: Sequence[float], x: Tensor) -> Tensor:
-    return torch.tensor(nodes, dtype=x.dtype, device=x.device)
+    """The nodes beside `x`, copied there once: each copy from the host makes it wait until the device is idle."""
+    if type(x) is not Tensor or torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return torch.tensor(nodes, dtype=x.dtype, device=x.device)  # within a trace, not to outlive it
+    return _kept(tuple(nodes), x.dtype, x.device)
+
+
+@lru_cache(maxsize=64)
+def _kept(nodes: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # else training could not use it
+        return torch.tensor(nodes, dtype=dtype, device=device)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ldm.process.schedule import Cosine, LinearBeta, LinearLogSNR, ScaledLinearBeta, Sigmoid, Tabulated
 from ldm.process.zero_terminal import ZeroTerminal, zero_terminal
@@ -67,6 +68,31 @@ def test_slope_is_the_derivative(schedule):
 def test_timesteps_are_integers_at_the_nodes_and_rise_with_noise(schedule):
     expected = torch.arange(schedule.steps, dtype=torch.float64)
     assert torch.allclose(schedule.timesteps(schedule(nodes(schedule))), expected, rtol=0, atol=1e-9)
+
+
+class Copies(TorchDispatchMode):
+    """Counts tensors that are made from numbers of Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.made += func is torch.ops.aten.lift_fresh.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("schedule", [ScaledLinearBeta(), zero_terminal(ScaledLinearBeta())], ids=name)
+def test_a_table_is_copied_to_the_device_once_and_serves_training_too(schedule):
+    t = torch.tensor([0.25, 0.5, 0.75])
+    with torch.inference_mode():
+        schedule.timesteps(schedule(t))
+    with Copies() as copies:
+        schedule.timesteps(schedule(t))
+    assert copies.made == 0
+    t.requires_grad_()
+    schedule(t).sum().backward()
+    assert torch.allclose(t.grad, schedule.slope(t.detach()), rtol=1e-4)
 
 
 @pytest.mark.parametrize("schedule", FINITE, ids=name)
