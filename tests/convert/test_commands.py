@@ -58,6 +58,7 @@ def test_a_file_is_drawn_with(run, file, tmp_path):
     drawn = Path(lines[0])
     code, lines, errors = run("txt2img", "--from-picture", drawn, "--device", "cpu", "--out", tmp_path / "again")
     assert code == 0 and Path(lines[0]).read_bytes() == drawn.read_bytes(), errors
+    options += ["--prompt", "a cat"]
     code, _, errors = run("txt2img", "--model", tmp_path / "none.safetensors", *options)
     assert code == 2 and errors == [f"error: {tmp_path / 'none.safetensors'}: no such file"]
     code, _, errors = run("txt2img", "--model", tmp_path / "none", *options)

@@ -63,7 +63,7 @@ def test_cold_start_measures_a_process_of_its_own():
 
 def test_cold_start_reports_why_the_script_failed():
     with pytest.raises(ValueError, match="txt2img.py ended with 2: error: nowhere"):
-        benchmark("cold_start")["once"]("--model", "nowhere", "--out", "/tmp")
+        benchmark("cold_start")["once"]("--model", "nowhere", "--prompt", "a cat", "--out", "/tmp")
 
 
 def test_bits_knows_a_rate_from_a_ratio():
