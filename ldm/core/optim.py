@@ -22,7 +22,7 @@ class OptimSpec:
         warmup: steps of linear warm-up.
         steps: steps in all.
         decay: share of the steps, at the end, over which the rate falls linearly to zero.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient; infinity is no limit.
         ema: decay of the weights' moving average.
     """
 
@@ -38,7 +38,9 @@ class OptimSpec:
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps)
         at_least(0, warmup=self.warmup, weight_decay=self.weight_decay)
-        above(0, lr=self.lr, clip=self.clip)
+        above(0, lr=self.lr)
+        if not self.clip > 0:
+            raise ValueError(f"clip: {self.clip}; give a number above 0, or .inf for no limit")
         share(decay=self.decay, ema=self.ema)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: {self.betas}; give two numbers in [0, 1)")
