@@ -41,12 +41,15 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
     here = join(config.trainer)
     if config.trainer.strategy == "fsdp":
         raise ValueError("trainer.strategy: 'fsdp' is for stage 2, stage 1 is small; set it to ddp")
-    if config.precision == "16-mixed":  # gradients would be clipped, and the discriminator stepped, while scaled
+    if config.precision in (
+        "16-mixed",
+        "16",
+    ):  # gradients would be clipped, and the discriminator stepped, while scaled
         raise ValueError("precision: '16-mixed' scales gradients; set it to bf16-mixed or 32-true here")
     lightning.seed_everything(config.seed, verbose=False)
     done = steps_done(out)
     start = _start(init, config)
-    _one_run(config, out, init, here)
+    _one_run(config, out, init, done, here)
     loaders = train_loader(config, done), val_loader(config)
     module = AutoencoderTraining(config, start[0] if start and not done else None)
     held = next(iter(loaders[1]), None)  # after the weights were drawn: a loader takes a number from their generator
@@ -69,11 +72,11 @@ def fit(config: AutoencoderConfig, out: Path, init: Path | None = None) -> Path:
     return export(module, config, out / BUNDLE, start[1] if start and config.learn == "decoder" else None)
 
 
-def _one_run(config: AutoencoderConfig, out: Path, init: Path | None, here: World) -> None:
+def _one_run(config: AutoencoderConfig, out: Path, init: Path | None, done: int, here: World) -> None:
     """A folder holds one run; by its pictures and the bundle that it started from, wherever they lie."""
     listing = read_listing(FolderSpec(path=config.data.train, captions="none"))
     content = {DATA: here.told(content_of(listing) if here.first else None)}
-    if init is not None:
+    if init is not None and (not done or config.learn == "decoder"):  # else it is not used
         content[MODEL] = load_bundle(init).sha256
     same_run(config, content, out)
     if here.first:

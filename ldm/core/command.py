@@ -22,13 +22,14 @@ def parsed(parser: argparse.ArgumentParser, other_names: Mapping[str, str] | Non
         ValueError: an option is unknown, missing, or its value is none.
     """
     for action in parser._actions:
-        told = action.help is None or "default" in action.help
-        if not told and action.default not in (None, False, "", [], argparse.SUPPRESS):
+        told = action.help is None or action.help == argparse.SUPPRESS or "default" in action.help
+        unset = action.default is None or action.default is False or action.default in ("", [], argparse.SUPPRESS)
+        if not told and not unset:
             action.help = f"{action.help} (default: %(default)s)"
 
     def refuse(message: str) -> NoReturn:
         if message.startswith(UNKNOWN):
-            name = message.removeprefix(UNKNOWN).split()[0].partition("=")[0]
+            name = (message.removeprefix(UNKNOWN).split() or ["''"])[0].partition("=")[0]
             message = f"{name}: unknown{_meant(name, parser, other_names or {})}"
         raise ValueError(f"{message}; --help lists the options")
 

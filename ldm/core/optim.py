@@ -41,7 +41,9 @@ class OptimSpec:
         above(0, lr=self.lr)
         if not self.clip > 0:
             raise ValueError(f"clip: {self.clip}; give a number above 0, or .inf for no limit")
-        share(decay=self.decay, ema=self.ema)
+        share(decay=self.decay)
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema: {self.ema} is outside [0, 1); 0.999 is usual, 0 is no average")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: {self.betas}; give two numbers in [0, 1)")
 

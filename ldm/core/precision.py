@@ -9,7 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning's names, but for the first
+# Lightning's names, but for the first; the short ones are old, and finished models may have them
+Precision = Literal[
+    "auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "32", "bf16", "16", "64"
+]
 AUTO: Literal["auto"] = "auto"
 
 

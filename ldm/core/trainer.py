@@ -33,7 +33,7 @@ class StopRequested(Exception):
 
 
 class StopWhenAsked(Callback):
-    """On Ctrl-C, or SIGTERM of a scheduler, the step is finished and a checkpoint written; the second stops at once."""
+    """On Ctrl-C, or a scheduler's SIGTERM, the step is finished and a checkpoint written; Ctrl-C then stops at once."""
 
     def __init__(self, path: Path):
         self._path, self._asked = path, False
@@ -66,8 +66,8 @@ class StopWhenAsked(Callback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
-        for asked in self._before:
-            signal.signal(asked, signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a scheduler and its launcher may both send it
         if world().first:
             sys.stderr.write("stopping after this step; Ctrl-C again stops at once\n")
 

@@ -7,7 +7,7 @@ OTHER_NAMES = {  # what other programs call an option, for people who come from 
     **dict.fromkeys(["--cfg", "--cfg-scale", "--cfg_scale", "--guidance-scale", "--guidance_scale"], "--scale"),
     **dict.fromkeys(["--num-images", "--num_images", "--n-samples", "--n_samples", "--n_iter", "--samples"], "--count"),
     **dict.fromkeys(["--ddim-steps", "--ddim_steps", "--num-inference-steps", "--num_inference_steps"], "--steps"),
-    **dict.fromkeys(["--negative-prompt", "--negative_prompt", "--neg"], "--negative"),
+    **dict.fromkeys(["--negative-prompt", "--negative_prompt"], "--negative"),
     **dict.fromkeys(["--init-img", "--init_img", "--init-image", "--init_image"], "--image"),
     **dict.fromkeys(["--denoising-strength", "--denoising_strength", "--strength-img"], "--strength"),
     **dict.fromkeys(["--ckpt", "--checkpoint", "--weights"], "--model"),

@@ -78,6 +78,11 @@ def parse(text: str) -> Prompt:
     return joined(parts)
 
 
+def as_written(text: str) -> str:
+    """A prompt that is read as `text` is, whatever brackets it has: a caption of a data set has no weights."""
+    return re.sub(r"([()\[\]\\])", r"\\\1", text)
+
+
 def _factor(mark: str, before_its_partner: str | None) -> float:
     if mark == "[":
         return 1 / STEP

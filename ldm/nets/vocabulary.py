@@ -59,7 +59,8 @@ class Vocabulary:
     @property
     def words(self) -> dict[str, Sequence[object]]:
         """All of it that is text."""
-        return {key: getattr(self, key) for key in ("names", "styles", "grounds", "keywords")}
+        keys = ("names", "styles", "grounds", *(("keywords",) if self.keywords else ()))  # as before there were any
+        return {key: getattr(self, key) for key in keys}
 
     @property
     def tables(self) -> dict[str, Tensor]:

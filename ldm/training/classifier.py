@@ -206,8 +206,8 @@ def fit(config: ClassifierConfig, out: Path) -> Path:
         out: folder of checkpoints, logs and the finished bundle.
 
     Raises:
-        ValueError: the model, the data or a checkpoint cannot be used, `out` holds another run, or training left the
-            finite numbers.
+        ValueError: the model, the data or a checkpoint cannot be used, `out` holds another run, or training
+            produced NaN or infinity.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     lightning.seed_everything(config.seed, verbose=False)

@@ -36,8 +36,8 @@ def distill(config: DistillConfig, out: Path) -> Path:
         out: folder of one folder for each stage, and of the finished model (`out/model`).
 
     Raises:
-        ValueError: the teacher, the data or a checkpoint cannot be used, `out` holds another run, or training left the
-            finite numbers.
+        ValueError: the teacher, the data or a checkpoint cannot be used, `out` holds another run, or training
+            produced NaN or infinity.
         KeyboardInterrupt: Ctrl-C; a checkpoint was written.
     """
     lightning.seed_everything(config.seed, verbose=False)

@@ -10,6 +10,7 @@ from ldm.core.limits import at_least, run_lengths, share
 from ldm.core.optim import OptimSpec
 from ldm.core.precision import AUTO, Precision
 from ldm.data.variety import Flip
+from ldm.nets.prompt import as_written
 from ldm.training.lora import LoraSpec
 from ldm.training.prior import PriorSpec
 from ldm.training.textual_inversion import WordSpec
@@ -135,7 +136,7 @@ class FinetuneConfig:
             said = [replace(self.wording, template=prompt) for prompt in self.prompts]
             return tuple(word("") for word in said)
         apart = captions[:: max(len(captions) // 4, 1)][:4]
-        return tuple(self.wording(caption) for caption in (*apart, *EVERYDAY))
+        return tuple(self.wording(as_written(caption)) for caption in (*apart, *EVERYDAY))
 
 
 def run_config(config: FinetuneConfig, model: Model) -> RunConfig:

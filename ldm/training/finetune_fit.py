@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import ConcatDataset, Subset
 
 from ldm.build import Model
-from ldm.core.checkpoints import steps_done
+from ldm.core.checkpoints import LAST, steps_done
 from ldm.core.device import pick_device
 from ldm.core.distributed import World, join, world
 from ldm.core.lock import claimed
@@ -36,6 +36,7 @@ from ldm.training.samples import Samples
 from ldm.training.textual_inversion import WordSpec, add_word
 
 RESULTS = {"full": "model", "lora": "lora.safetensors", "word": "word.safetensors"}
+KEPT = (LAST, f"{FOLDER}/*.png")  # what a run goes on from
 WATCHED = 64  # training pictures that stand in for held-out ones where there are none
 
 
@@ -61,9 +62,9 @@ def finetune(config: FinetuneConfig, out: Path, began: float | None = None) -> P
         captions = [str(record.columns["caption"]) for record in listing.records]
         model = load_model(config.model)
         content |= {MODEL: model.key}
-        same_run(config, content, out)
+        same_run(config, content, out, kept=KEPT)
         if here.first:
-            remember(config, content, out)
+            remember(config, content, out, kept=KEPT)
         done = steps_done(out)
         model = replace(model, config=run_config(config, model))
         drawn = _prior(config, model, captions, out)

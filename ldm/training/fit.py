@@ -22,6 +22,7 @@ from ldm.training.module import LatentDiffusion
 from ldm.training.samples import samples_of
 from ldm.training.vocabulary import vocabulary_of
 
+NOTHING = "none"  # what a run without --init starts from
 KEPT = (LAST, "guess*")  # what a run goes on from
 
 
@@ -80,6 +81,8 @@ def _one_run(model: Model, started: Model | None, out: Path, here: World) -> Lis
     content = {DATA: data, CODEC: model.latents}
     if started is not None:
         content[MODEL] = started.key
+    elif not (out / LAST).is_file():
+        content[MODEL] = NOTHING  # else a guess that was taken over would be gone on from without its U-Net
     same_run(config, content, out, kept=KEPT)
     if here.first:
         remember(config, content, out, kept=KEPT)

@@ -1,11 +1,13 @@
 """The same prompts with the same seeds, drawn before, during and after a training, side by side in one picture."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
+from torch import nn
 
 from ldm.build import Model
 from ldm.core.distributed import world
@@ -15,10 +17,11 @@ from ldm.core.sheet import save_sheet
 from ldm.data.folder import read_listing
 from ldm.data.tar import PIPE
 from ldm.inference.pipeline import Request, txt2img
+from ldm.nets.prompt import as_written, parse
 from ldm.training.datamodule import pictures
 
 FOLDER, SHEET = "samples", "samples.png"
-MOST = 8  # captions of a data set that are drawn
+MOST, ROWS = 8, 12  # captions of a data set that are drawn; moments of a sheet
 
 
 class Samples(AtMoments):
@@ -45,20 +48,45 @@ class Samples(AtMoments):
         drawn_by_all = module.device_mesh is not None  # who has a part of the weights must give it
         if world().told(row.is_file()) if drawn_by_all else row.is_file() or not trainer.is_global_zero:
             return
-        with module.ema.applied():
+        with module.ema.applied(), _drawing(self._model.denoise.net):
             seeds = tuple(range(len(self._prompts)))
             images = txt2img(self._model, Request(prompts=self._prompts, seeds=seeds, steps=self._steps))
         if not trainer.is_global_zero:
             return
         row.parent.mkdir(parents=True, exist_ok=True)
-        save_png(grid(images, len(images)), row)
-        rows = [(moment(int(each.stem), trainer.max_steps), each) for each in sorted(row.parent.glob("*.png"))]
-        save_sheet(rows, self._prompts, self._out / SHEET)
+        save_png(grid(images, len(images)), row, {"prompts": list(self._prompts)})
+        rows = [(moment(int(each.stem), trainer.max_steps), each) for each in self._rows(row)]
+        save_sheet(rows, [str(parse(prompt)) for prompt in self._prompts], self._out / SHEET)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("samples", grid(images, 4) / 2 + 0.5, trainer.global_step)
             elif hasattr(logger, "log_image"):  # Weights & Biases
                 logger.log_image("samples", [Image.open(row)], step=trainer.global_step)
+
+    def _rows(self, last: Path) -> list[Path]:
+        """The rows of these prompts: few of many, the first and the last among them, so that a sheet has an end."""
+        alike = [row for row in sorted(last.parent.glob("*.png")) if _kind(row) == _kind(last)]
+        if len(alike) <= ROWS:
+            return alike
+        return [alike[round(i * (len(alike) - 1) / (ROWS - 1))] for i in range(ROWS)]
+
+
+def _kind(row: Path) -> tuple[tuple[int, int], str]:
+    """Size and prompts of a row."""
+    with Image.open(row) as picture:
+        return picture.size, str(picture.info.get("ldm"))
+
+
+@contextmanager
+def _drawing(net: nn.Module) -> Iterator[None]:
+    """A network as it draws, without dropout, which would draw from the generator of training besides."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def samples_of(model: Model, path: str, out: Path, steps: int | None = None) -> list[Samples]:
@@ -71,5 +99,5 @@ def samples_of(model: Model, path: str, out: Path, steps: int | None = None) -> 
     """
     if model.config.low is not None or path.startswith(PIPE):
         return []
-    captions = [str(record.columns["caption"]) for record in read_listing(pictures(model, path)).records]
+    captions = [as_written(str(r.columns["caption"])) for r in read_listing(pictures(model, path)).records]
     return [Samples(model, captions[:: -(-len(captions) // MOST)], out, steps)]

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ldm.core.bundle import content_hash
 from ldm.nets.guess import with_phrases
 from ldm.nets.prompt import parse
 from ldm.nets.reading import read
@@ -147,6 +148,12 @@ def test_tables_that_do_not_fit_are_refused():
         Vocabulary(("a", "b"), torch.zeros(2, 4), ("x",), ~shown, torch.zeros(1, 1))
     with pytest.raises(ValueError, match="keywords: 1 lists for 2 names"):
         Vocabulary(("a", "b"), torch.zeros(2, 4), ("x",), shown, torch.zeros(1, 1), keywords=(("c",),))
+
+
+def test_a_list_without_keywords_is_known_as_before_there_were_any(vocabulary):
+    words = {name: getattr(vocabulary, name) for name in ("names", "styles", "grounds")}
+    tables = {name: getattr(vocabulary, name) for name in ("states", "shown", "apart")}
+    assert vocabulary.key == content_hash(words, tables)
 
 
 def test_what_is_not_said_is_not_told(text, vocabulary):

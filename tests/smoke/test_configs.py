@@ -73,7 +73,7 @@ FINETUNE = {"token": "<new>"}
         (RunConfig, {"data": {"drop_caption": NAN}}, "drop_caption: nan"),
         (RunConfig, {"optim": {"lr": NAN}}, "lr: nan; give a number above 0"),
         (RunConfig, {"optim": {"clip": 0}}, "clip: 0"),
-        (RunConfig, {"optim": {"ema": 2}}, "ema: 2"),
+        (RunConfig, {"optim": {"ema": 1.0}}, "ema: 1.0"),
         (RunConfig, {"optim": {"warmup": -5}}, "warmup: -5"),
         (RunConfig, {"optim": {"betas": [0.9, 1]}}, "betas"),
         (RunConfig, {"codec": {"scale": 0}}, "scale: 0"),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ldm.nets.prompt import Prompt, parse
+from ldm.nets.prompt import Prompt, as_written, parse
 from ldm.nets.reading import CHUNKS, chunks_of, emphasised, read, unread
 from ldm.nets.text import ClipSpec, SentenceSpec, build_text
 
@@ -57,7 +57,7 @@ def test_a_text_without_marks_is_itself(text):
 
 @given(st.text(max_size=30))
 def test_what_is_escaped_is_itself(text):
-    escaped = re.sub(r"([()\[\]\\])", r"\\\1", text)
+    escaped = as_written(text)
     assert str(parse(escaped)) == text and parse(escaped).plain
     if text and ":" not in text:
         assert parse(f"({escaped}:1.5)").parts == ((text, 1.5),)
