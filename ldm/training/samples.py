@@ -48,7 +48,7 @@ class Samples(AtMoments):
         drawn_by_all = module.device_mesh is not None  # who has a part of the weights must give it
         if world().told(row.is_file()) if drawn_by_all else row.is_file() or not trainer.is_global_zero:
             return
-        with module.ema.applied(), _drawing(self._model.denoise.net):
+        with module.ema.applied(), _drawing(self._model.learned()):
             seeds = tuple(range(len(self._prompts)))
             images = txt2img(self._model, Request(prompts=self._prompts, seeds=seeds, steps=self._steps))
         if not trainer.is_global_zero:
@@ -79,7 +79,7 @@ def _kind(row: Path) -> tuple[tuple[int, int], str]:
 
 @contextmanager
 def _drawing(net: nn.Module) -> Iterator[None]:
-    """A network as it draws, without dropout, which would draw from the generator of training besides."""
+    """Networks as they draw, without dropout, which would draw from the generator of training besides."""
     modes = {module: module.training for module in net.modules()}
     net.eval()
     try:
