@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from ldm.core.checkpoints import LAST
+from ldm.core.config_io import from_dict, read_tree
 from ldm.core.one_run import CODEC, DATA, SETTINGS, remember, same_run
 from ldm.core.optim import OptimSpec
 
@@ -42,7 +43,12 @@ def out(tmp_path):
     ],
 )
 def test_it_goes_on_with_another_length_rate_and_place(run, out):
-    same_run(run, {DATA: "a", CODEC: "not known before"}, out)
+    found = {DATA: "a", CODEC: "not known before"}
+    same_run(run, found, out)
+    remember(run, found, out)
+    assert from_dict(Run, read_tree(out / SETTINGS)) == run
+    with pytest.raises(ValueError, match="another codec"):  # what was not known is known from now on
+        same_run(run, found | {CODEC: "another"}, out)
 
 
 @pytest.mark.parametrize(
@@ -73,9 +79,14 @@ def test_a_folder_that_kept_nothing_holds_no_run_yet(out):
     remember(Run(seed=1), {}, out)
     (out / LAST).touch()
     same_run(Run(seed=1), {DATA: "c"}, out)  # what the former run began with is forgotten
+    with pytest.raises(ValueError, match="with seed 1, and now it is 0"):
+        same_run(Run(), {DATA: "c"}, out)
 
 
 def test_a_key_that_another_version_did_not_know_is_no_difference(out):
     text = (out / SETTINGS).read_text()
     (out / SETTINGS).write_text(text.replace("seed: 0", "seeds: 7"))
     same_run(Run(seed=1), {DATA: "a"}, out)
+    (out / SETTINGS).write_text(text)
+    with pytest.raises(ValueError, match="with seed 0, and now it is 1"):
+        same_run(Run(seed=1), {DATA: "a"}, out)
