@@ -1,0 +1,1 @@
+"""Captioned scenes composed from cut-out art: pictures of which everything that a caption says is known."""
