@@ -42,10 +42,16 @@ def options(method, shapes, model, out, *changes) -> list[str]:
     return [*map(str, fixed), *stages._set(settings(out, *changes))]
 
 
-def assert_same_steps(ours, theirs) -> None:
+def assert_same_steps(ours, theirs, bound=1e-6) -> None:
+    for name, difference in differences(ours, theirs).items():
+        assert difference <= bound, name
+
+
+def differences(ours, theirs) -> dict[str, float]:
+    """Of the weights and of both moments after training, relative to their size."""
     found, expected = parts_of(checkpoint(ours)), parts_of(checkpoint(theirs))
-    for name, vector in expected.items():
-        assert vector.norm() > 0 and (found[name] - vector).norm() <= 1e-6 * vector.norm(), name
+    assert all(vector.norm() > 0 for vector in expected.values())
+    return {name: float((found[name] - vector).norm() / vector.norm()) for name, vector in expected.items()}
 
 
 @pytest.fixture
@@ -109,16 +115,23 @@ def test_of_two_processes_the_first_writes_the_model_of_a_new_decoder(shapes, mo
     assert names[0] == names[1] and load_model(two / "model").sha256 == load_model(model_folder).sha256
 
 
-def test_shared_out_they_take_the_steps_of_one_whose_weights_lie_alike(shapes, model_folder, tmp_path, monkeypatch):
-    def lay_out(module):  # other kernels, of channels last, round otherwise: 1.3e-6 of the gradient
-        module.denoise.net.to(memory_format=torch.contiguous_format)
-
-    one, two = tmp_path / "one", tmp_path / "two"
+def test_shared_out_they_take_the_steps_of_one_as_far_as_this_machine_rounds_alike(
+    shapes, model_folder, tmp_path, monkeypatch
+):
+    """What counts as alike is measured: the same training in one process with its weights laid out in another way."""
+    two, last, first = tmp_path / "two", tmp_path / "channels-last", tmp_path / "channels-first"
     shared = ("trainer.strategy=fsdp", "data.encode=along")
     run_two("finetune", *options("full", shapes, model_folder, two, *shared))
+    here("full", shapes, model_folder, last, "data.encode=along")
+
+    def lay_out(module):
+        module.denoise.net.to(memory_format=torch.contiguous_format)
+
     monkeypatch.setattr(LatentDiffusion, "configure_model", lay_out)
-    here("full", shapes, model_folder, one, "data.encode=along")
-    assert_same_steps(two, one)
+    here("full", shapes, model_folder, first, "data.encode=along")
+    rounding = max(differences(last, first).values())
+    assert 0 < rounding < 1e-5  # another order of the pictures makes a difference of 1e-2
+    assert_same_steps(two, first, bound=2 * rounding)
 
 
 def test_what_processes_cannot_share_is_refused(shapes, model_folder, tmp_path):
