@@ -23,7 +23,8 @@ from autoencoder.model import Autoencoder, AutoencoderSpec
 from autoencoder.strips import decode_in_strips
 from benchmarks.beside import in_turn, off_by, randomised
 from ldm.core.memory import forget_most, most_resident, resident
-from ldm.core.packed import pack
+from ldm.core.packed import pack, packing_pays
+from ldm.core.processor import processor
 
 F8 = {
     "block_out_channels": [128, 256, 512, 512],
@@ -53,7 +54,8 @@ def decoders(dtype: torch.dtype, wanted: list[str]) -> dict[str, Decode]:
             theirs.enable_tiling()
             found[TILED] = found.pop(THEIRS)
     if {OURS, STRIPS} & set(wanted):
-        pack(ours)
+        if packing_pays(processor()):  # as it draws
+            pack(ours)
         found[OURS] = ours.decode
         found[STRIPS] = lambda z: decode_in_strips(ours, z)
     return {name: found[name] for name in wanted}

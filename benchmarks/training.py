@@ -5,7 +5,7 @@
 
 ours:    compiled, if the recipe says so and a compiler is there, which takes minutes first; bfloat16 autocast where
          the machine is fast in it, channels-last weights, fused AdamW, the moving average of the weights, on cached
-         latents and text states. `--no-compile` leaves the first out.
+         latents and text states. `--no-compile` leaves the first out, `--dtype` sets the precision.
 plain:   float32, contiguous, AdamW as torch gives it, no moving average; pictures and captions go through the frozen
          encoders in every step, as they do where nothing is cached.
 cached:  the plain loop on the cached batch, which leaves the difference of the steps themselves.
@@ -96,8 +96,8 @@ def loss_of(config: RunConfig, denoise: NetDenoiser, batch: Batch) -> Tensor:
     return denoising_loss(bind(denoise, cond), x0, eps, level, config.loss, slope).mean()
 
 
-def ours(config: RunConfig, batch: Batch) -> Callable[[], None]:
-    """One optimiser step as training takes it."""
+def ours(config: RunConfig, batch: Batch, dtype: torch.dtype | None = None) -> Callable[[], None]:
+    """One optimiser step as training takes it; None: as narrow as pays."""
     denoise = build_denoiser(config).train()
     if config.compile and not missing_compiler(torch.device("cpu")):
         denoise.net.compile()
@@ -105,7 +105,7 @@ def ours(config: RunConfig, batch: Batch) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        with autocast(torch.device("cpu")):
+        with autocast(torch.device("cpu"), dtype):
             loss = loss_of(config, denoise, batch)
         loss.backward()
         nn.utils.clip_grad_norm_(denoise.parameters(), config.optim.clip)
@@ -151,6 +151,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="latents a step (default: the recipe's)")
     parser.add_argument("--threads", type=int, help="of the CPU (default: torch's choice)")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto", help="of ours")
     options = parser.parse_args()
     for name in ("steps", "batch", "threads"):
         value = getattr(options, name)
@@ -167,7 +168,8 @@ def main() -> None:
     stage1 = load(options.autoencoder, AutoencoderConfig)
     b = options.batch or config.data.batch
     batch = random_batch(config, b, getattr(config.text, "max_tokens", 77), stage1.model.factor)
-    steps = ours(config, batch), plain(config, encoder(config, stage1, b)), plain(config, lambda: batch)
+    dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
+    steps = ours(config, batch, dtype), plain(config, encoder(config, stage1, b)), plain(config, lambda: batch)
     new, old, cached = (statistics.median(times) for times in interleaved(steps, options.steps))
     size = sum(p.numel() for p in UNet(config.net).parameters()) / 1e6
     print(f"{size:.1f} M parameters, batch {b}, {torch.get_num_threads()} threads, medians of {options.steps} steps")

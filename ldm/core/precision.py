@@ -1,13 +1,15 @@
 """How narrow arithmetic may be: bfloat16 only where the machine computes in it at speed.
 
-A CPU without the instructions runs a bfloat16 product hundreds of times slower than a float32 one, so the default is
-looked up, not assumed.
+A CPU without the instructions runs a bfloat16 product slower than a float32 one: with AVX512 in twice the time, without
+in many times. So the default is looked up, not assumed (`ldm.core.processor`).
 """
 
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from ldm.core.processor import processor
 
 # Lightning's names, but for the first; the short ones are old, and finished models may have them
 Precision = Literal[
@@ -22,9 +24,7 @@ def narrow(device: torch.device | str) -> torch.dtype:
     if kind == "cuda":
         there = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.float32 if there else torch.bfloat16  # no card at all: tensors of FakeTensorMode
-    if kind == "cpu" and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
+    return torch.bfloat16 if kind == "cpu" and processor().fast_bf16 else torch.float32
 
 
 def in_float64(x: Tensor) -> Tensor:

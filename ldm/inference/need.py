@@ -12,7 +12,7 @@ from autoencoder.model import Autoencoder, AutoencoderSpec
 from autoencoder.strips import decode_in_strips
 from ldm.build import Model
 from ldm.core.memory import held_at_most, lacks_memory, resident
-from ldm.core.packed import can_pack, reducible
+from ldm.core.packed import reducible
 from ldm.core.upsample import Upsample, split
 from ldm.core.winograd import transformed_bytes
 from ldm.inference.pipeline import Request
@@ -103,7 +103,7 @@ def estimate(
         return Need(0, held, network, decoder)
     loaded = _as_loaded(model) + further
     weight = max(loaded, held)  # they came in float32, and the heap keeps what narrowing them frees
-    weight += _beside(model, how) if can_pack(how.device, how.dtype) else 0
+    weight += _beside(model, how) if how.packs else 0
     return Need(LATE + max(0, resident() - loaded), weight, int(HEAP * network), int(HEAP * decoder))
 
 
@@ -167,7 +167,7 @@ def _network(model: Model, how: Placement, shape: tuple[int, ...], chunks: int) 
 def _as_run(net: Net, how: Placement, packed: bool = True) -> Net:
     """A network without weights, as `placed` would have it."""
     net = net.to(how.dtype).to(memory_format=torch.channels_last)
-    if packed and can_pack(how.device, how.dtype):
+    if packed and how.packs:
         split(net)
     return net
 

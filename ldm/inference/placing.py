@@ -15,7 +15,8 @@ from ldm.codec import ScaledCodec
 from ldm.core.compiled import missing_compiler
 from ldm.core.gaussian import Gaussian
 from ldm.core.memory import free_unused
-from ldm.core.packed import pack
+from ldm.core.packed import can_pack, pack, packing_pays
+from ldm.core.processor import processor
 from ldm.core.shapes import Image, Latent
 from ldm.nets.attention import use_attention
 from ldm.nets.attention_backends import Backend, kernel
@@ -33,6 +34,8 @@ class Placement:
         tile: decode and encode in strips from the start; else only when memory is short.
         offload: keep on the device only the part that is at work: the text encoder, the U-Net or the autoencoder.
         compile: compile the U-Net; the first step then takes minutes.
+        packed: lay the weights out for the CPU where it has kernels for that; None: where it was measured to be faster,
+            see `ldm.core.packed.packing_pays`.
 
     Raises:
         ValueError: this machine cannot do it.
@@ -44,6 +47,7 @@ class Placement:
     tile: bool = False
     offload: bool = False
     compile: bool = False
+    packed: bool | None = None
 
     def __post_init__(self) -> None:
         if self.offload and self.device.type == "cpu":
@@ -51,6 +55,12 @@ class Placement:
         if self.compile and (missing := missing_compiler(self.device)):
             raise ValueError(f"--compile: {missing} is not on this machine; install it or leave the option out")
         kernel(self.attention, self.device, self.dtype)  # says so if it cannot run
+
+    @property
+    def packs(self) -> bool:
+        """Whether layers are packed; a compiled U-Net never is."""
+        wanted = packing_pays(processor()) if self.packed is None else self.packed
+        return wanted and can_pack(self.device, self.dtype)
 
 
 def placed(model: Model, how: Placement) -> Model:
@@ -65,9 +75,10 @@ def placed(model: Model, how: Placement) -> Model:
     model = offloaded(model, how.device) if how.offload else model.to(how.device)
     if how.compile:
         model.denoise.net.compile()
-    else:
+    elif how.packs:
         pack(model.denoise)
-    pack(model.codec)
+    if how.packs:
+        pack(model.codec)
     return model
 
 

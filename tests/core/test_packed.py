@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ldm.core.packed import PackedConv2d, PackedLinear, PackedPointwise, can_pack, pack, plus
+from ldm.core.packed import PackedConv2d, PackedLinear, PackedPointwise, can_pack, pack, packing_pays, plus
+from ldm.core.processor import Processor
 from ldm.nets.cond import Cond
 from ldm.nets.unet import UNet, UNetSpec
 
@@ -23,6 +24,22 @@ def close(ours, theirs):
 
 def dtypes():
     return [t for t in (torch.float32, torch.bfloat16) if can_pack(CPU, t)] or [torch.float32]
+
+
+@pytest.mark.parametrize(
+    ("x86", "onednn", "onednn_bf16", "avx512_bf16", "pays"),
+    [
+        (True, True, True, True, True),  # Zen 4
+        (True, True, True, False, False),  # Emerald Rapids in a virtual machine
+        (True, True, False, False, False),  # Zen 3
+        (True, True, False, True, False),  # held to AVX2 by ONEDNN_MAX_CPU_ISA
+        (True, False, False, True, False),
+        (False, True, True, False, False),  # Arm
+    ],
+)
+def test_packing_pays_where_it_was_measured_to_be_faster(x86, onednn, onednn_bf16, avx512_bf16, pays):
+    cpu = Processor(x86=x86, onednn=onednn, onednn_bf16=onednn_bf16, avx512_bf16=avx512_bf16)
+    assert packing_pays(cpu) == pays
 
 
 @needs_x86

@@ -4,18 +4,34 @@ import pytest
 import torch
 
 from ldm.core import precision
+from ldm.core.processor import Processor, processor
+
+CPUS = {
+    "AVX512-BF16": (Processor(x86=True, onednn=True, onednn_bf16=True, avx512_bf16=True), torch.bfloat16),
+    "AVX512": (Processor(x86=True, onednn=True, onednn_bf16=True, avx512_bf16=False), torch.float32),
+    "AVX2": (Processor(x86=True, onednn=True, onednn_bf16=False, avx512_bf16=False), torch.float32),
+    "held to AVX2": (Processor(x86=True, onednn=True, onednn_bf16=False, avx512_bf16=True), torch.float32),
+    "no oneDNN": (Processor(x86=True, onednn=False, onednn_bf16=False, avx512_bf16=True), torch.float32),
+    "Arm, bfloat16": (Processor(x86=False, onednn=True, onednn_bf16=True, avx512_bf16=False), torch.bfloat16),
+    "Arm": (Processor(x86=False, onednn=True, onednn_bf16=False, avx512_bf16=False), torch.float32),
+}
 
 
-@pytest.mark.parametrize(("instructions", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_a_cpu_is_asked(monkeypatch, instructions, dtype):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: instructions, raising=False)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+@pytest.mark.parametrize(("cpu", "dtype"), CPUS.values(), ids=CPUS)
+def test_a_cpu_is_asked(monkeypatch, cpu, dtype):
+    monkeypatch.setattr(precision, "processor", lambda: cpu)
     assert precision.narrow("cpu") == dtype
     product = torch.ones(2, 2)
     with precision.autocast(torch.device("cpu")):
         assert (product @ product).dtype == dtype
     with precision.autocast(torch.device("cpu"), torch.bfloat16):  # what is asked for is done
         assert (product @ product).dtype == torch.bfloat16
+
+
+def test_without_onednn_it_has_no_kernels(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    found = processor()
+    assert not found.onednn and not found.onednn_bf16 and not found.fast_bf16
 
 
 @pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])

@@ -10,6 +10,7 @@ import torch
 from ldm.core.compiled import COMPILER
 from ldm.core.memory import resident
 from ldm.core.packed import can_pack
+from ldm.inference import placing
 from ldm.inference.need import advised, estimate, worth_telling
 from ldm.inference.pipeline import Request, txt2img
 from ldm.inference.placing import Placement, offloaded, placed
@@ -24,15 +25,28 @@ def drawn(model, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("changes", [{}, {"tile": True}, {"attention": "plain"}, {"attention": "sdpa"}], ids=str)
-def test_a_placed_model_draws_the_same(model_folder, changes):
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_placed_model_draws_the_same(model_folder, changes, packed):
     plain = drawn(load_model(model_folder))
-    how = Placement(device=CPU, dtype=torch.float32, **changes)
+    how = Placement(device=CPU, dtype=torch.float32, packed=packed, **changes)
     torch.testing.assert_close(drawn(placed(load_model(model_folder), how)), plain, rtol=1e-3, atol=1e-3)
 
 
-def test_narrow_weights_are_what_autocast_makes_of_wide_ones(model_folder):
+@pytest.mark.parametrize("pays", [False, True])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_layers_are_packed_where_that_pays_and_none_of_a_compiled_network(model_folder, monkeypatch, pays, compiled):
+    monkeypatch.setattr(placing, "packing_pays", lambda cpu: pays)
+    monkeypatch.setattr(placing, "missing_compiler", lambda device: None)
+    model = placed(load_model(model_folder), Placement(device=CPU, dtype=torch.float32, compile=compiled))
+    there = pays and can_pack(CPU, torch.float32)
+    for part, packed in ((model.denoise, there and not compiled), (model.codec, there)):
+        assert packed == (not any(type(layer) is torch.nn.Conv2d for layer in part.modules()))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_narrow_weights_are_what_autocast_makes_of_wide_ones(model_folder, packed):
     plain = drawn(load_model(model_folder), torch.bfloat16)
-    model = placed(load_model(model_folder), Placement(device=CPU, dtype=torch.bfloat16))
+    model = placed(load_model(model_folder), Placement(device=CPU, dtype=torch.bfloat16, packed=packed))
     assert (drawn(model, torch.bfloat16) - plain).square().mean().sqrt() < 0.02
 
 
@@ -140,16 +154,17 @@ def test_the_need_is_what_is_measured():
     assert 0.85 < float(lines[-1].split("|")[4]) < 1.15, lines
 
 
-def test_narrowing_on_a_cpu_does_not_take_back_what_loading_took(model_folder):
+@pytest.mark.parametrize("packed", [False, True])
+def test_narrowing_on_a_cpu_does_not_take_back_what_loading_took(model_folder, packed):
     model = load_model(model_folder)
     wide, narrow = (
-        estimate(model, Placement(device=CPU, dtype=dtype), batch=1, height=64, width=64)
+        estimate(model, Placement(device=CPU, dtype=dtype, packed=packed), batch=1, height=64, width=64)
         for dtype in (torch.float32, torch.bfloat16)
     )
     second = wide.weights - narrow.weights  # of convolutions, in float32 alone
     layers = [m for part in (model.denoise, model.codec) for m in part.modules() if isinstance(m, torch.nn.Conv2d)]
     usual = [m for m in layers if m.kernel_size == (3, 3) and m.stride == (1, 1) and min(m.weight.shape[:2]) >= 64]
-    assert (second > 0) == can_pack(CPU, torch.float32)
+    assert (second > 0) == (packed and can_pack(CPU, torch.float32))
     assert second <= sum((4 * 36 + 2 * 16) * m.in_channels * m.out_channels for m in usual)
     assert narrow.decoder < wide.decoder
     assert narrow.total > resident()
