@@ -28,7 +28,7 @@ class Packable(Protocol):
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether there are kernels for packed weights of `dtype` on `device`; whether they are fast says `packing_pays`."""
+    """Whether there are kernels for packed weights of `dtype` on `device`. Whether they are fast: `packing_pays`."""
     cpu = processor()
     if device.type != "cpu" or not (cpu.onednn and cpu.x86):
         return False
